@@ -531,7 +531,30 @@ def jointly(b):
   return dj.sample(b.keys, denoise, joint.joint_sampler(samplers), levels, start)
 
 
-JOINT = {'joint': jointly}
+PATH_VARIABLES = {
+  'x': joint.gaussian(COSINE, weight=dj.vdm_weight(COSINE)),
+  'c': joint.states(MASKING, FLOW),
+}
+PATH = jax.device_get(
+  {'x': COSINE(jnp.array([1.0, 0.5, 0.1])), 'c': FLOW(jnp.array([1.0, 0.4, 0.0]))}
+)
+
+
+def of_path(params, x, noise, cond, *, key=None):
+  h = finished(x['x'] @ MATRIX) + (noise['x'] + jnp.mean(x['c'], axis=1))[:, None]
+  h = params * jnp.tanh(h)
+  logits = h[:, :1, None] * jnp.arange(STATES + 1.0)[None, None]
+  return {'x': h, 'c': jnp.repeat(logits, 2, axis=1)}
+
+
+def along(b):
+  """The bound of numbers and states along a path."""
+  network = joint.JointNetwork(of_path, PATH_VARIABLES)
+  x0 = {'x': b.x, 'c': b.states}
+  return joint.path_loss(b.keys, network, 1.0, PATH, x0, num_times=2)
+
+
+JOINT = {'joint': jointly, 'path_loss': along}
 ROWS = PROCESS | BOUNDS | GUIDERS | SAMPLERS | FLOW_MAPS | DISCRETE | ORACLES | ROLLOUTS | JOINT
 
 # Functions that draw a whole batch from one key, or whose arrays have no rows of examples.

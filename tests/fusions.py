@@ -204,6 +204,7 @@ KINDS = {
   'volumes': ('volumes', 8, {}),
   'rows': ('table', 64, {}),
   'directions': ('directions', 64, {'data.kind': 'rotations'}),
+  'labelled': ('digits_joint', 64, {}),
   **{
     name: (
       'digits_distilled',

@@ -18,6 +18,7 @@ from diffusion_jax.data.text_files import draw_bytes
 
 MOST = 4  # coordinates of a vector, or channels
 _CURVES = 16
+_LINE = 12  # the height of a line of text, in pixels
 _LARGEST = 256  # pixels a side; of larger fields every n-th is drawn
 # A colour map for each channel.
 _MAPS = 'viridis', 'magma', 'cividis', 'bone'
@@ -32,6 +33,7 @@ def sheet(
   data: np.ndarray | None = None,
   each: bool = False,
   groups: int = 1,
+  captions: Sequence[str] = (),
 ) -> np.ndarray:
   """Draws x [n, *values.shape] on one sheet, uint8 [H, W, C].
 
@@ -42,6 +44,7 @@ def sheet(
   columns: of the table; height: of a picture, at least, in pixels; data: training examples behind
   rows, vectors and curves; each: draws a table of vectors and curves too. groups: of as many
   vectors in turn, each in one colour.
+  captions: of each of the pictures, below it.
   """
   rank = len(values.shape)
   if values.kinds:
@@ -55,8 +58,23 @@ def sheet(
   drawn = pictures(values, x)
   side = drawn.shape[1] if rank < 3 else values.shape[-3]
   zoom = max(1, round(height / side))
+  if captions:
+    drawn, zoom = _with_captions(drawn.repeat(zoom, axis=1).repeat(zoom, axis=2), captions), 1
   table = grid(drawn, min(columns, len(drawn)), zoom)
   return table if values.levels or rank < 3 else _with_bars(values, table)
+
+
+def _with_captions(pictures, captions):
+  # Adds a line of text below each picture, uint8 [n, H + _LINE, W, C].
+  from PIL import Image, ImageDraw
+
+  n, _, width, channels = pictures.shape
+  lines = np.zeros((n, _LINE, width, channels), np.uint8)
+  for line, caption in zip(lines, captions, strict=True):
+    picture = Image.new('L', (width, _LINE), 32)
+    ImageDraw.Draw(picture).text((width // 2, _LINE // 2), caption, 255, anchor='mm')
+    line[:] = np.asarray(picture)[..., None]
+  return np.concatenate([pictures, lines], axis=1)
 
 
 def crossed(sheet: np.ndarray) -> np.ndarray:

@@ -35,6 +35,7 @@ from diffusion_jax.joint.objectives import (
   own_clocks as own_clocks,
   some_held as some_held,
 )
+from diffusion_jax.joint.path_loss import path_loss as path_loss
 from diffusion_jax.joint.sampler import joint_sampler as joint_sampler
 from diffusion_jax.joint.variables import (
   Variable as Variable,

@@ -101,6 +101,13 @@ def compute(source: Source, extractor: Extractor, batch_size: int) -> dict[str, 
   return {'features': np.concatenate(kept), **fid.as_arrays(statistics)}
 
 
+def classes(source: Source, extractor: Extractor, batch_size: int) -> np.ndarray:
+  """Returns a judge's class of each of the images whose features `compute` returns, [M]."""
+  batches = (as_written(source, x) for x in in_batches(source, batch_size))
+  found = features.join(features.each(extractor, batches))
+  return found['predicted'][kept_rows(len(source))]
+
+
 def kept_rows(size: int) -> np.ndarray:
   """Returns the rows of a source of this size whose features `compute` returns, ascending."""
   return np.sort(np.random.default_rng(0).permutation(size)[:LIMIT])

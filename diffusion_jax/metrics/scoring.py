@@ -10,6 +10,8 @@ from diffusion_jax.metrics import features
 from diffusion_jax.metrics.features import Extractor
 from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score
 
+JUDGED = 'predicted', 'labels'  # what `accuracy` compares
+
 
 class Scored(NamedTuple):
   """A metric of samples in a feature space, None if it needs none.
@@ -96,8 +98,8 @@ def compute(each: Scored, samples: Arrays, reference: Arrays) -> list[Score]:
 
 
 def has_floor(each: Scored) -> bool:
-  """Returns whether a metric compares only features, as `floor` computes."""
-  return each.metric.needs == ('features',)
+  """Returns whether a metric compares only features, or a judge's classes with labels."""
+  return each.metric.needs in (('features',), JUDGED)
 
 
 def beside(references: References, labels_of: Callable[[int], np.ndarray] | None) -> References:
@@ -116,7 +118,10 @@ def beside(references: References, labels_of: Callable[[int], np.ndarray] | None
         rows = rows[rows_with(references.labels[rows], labels_of(len(rows)))]
         if not len(rows):
           raise ValueError('no held-out example has a class of the samples')
-      space = space._replace(reference={**space.reference, 'held_out': held_out[rows]})
+      own = {'held_out': held_out[rows]}
+      if 'judged' in space.reference and references.labels is not None:
+        own |= {'judged': space.reference['judged'][rows], 'labels': references.labels[rows]}
+      space = space._replace(reference={**space.reference, **own})
     spaces[name] = space
   return references._replace(spaces=spaces)
 
@@ -152,14 +157,19 @@ def rows_with(labels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def floor(metrics: list[Scored], references: References, count: int) -> list[Score]:
   """Returns the scores of `count` held-out real images in place of samples.
 
-  They are of the metrics that compare features with the reference's. references: as
-  `beside` returns them.
+  They are of the metrics that compare features with the reference's, and of a judge's classes
+  with their labels, which `accuracy` has. references: as `beside` returns them.
   """
-  compared = [x for x in metrics if has_floor(x)]
-  real: dict[str | None, Arrays] = {}
-  for name in {x.space for x in compared}:
-    space = references.spaces[name or '']
-    real[name] = {'features': space.reference['held_out'][:count]}
+  compared, real = [], {}
+  for each in filter(has_floor, metrics):
+    arrays = references.spaces[each.space or ''].reference
+    found = {'features': arrays['held_out'][:count]}
+    if each.metric.needs == JUDGED:
+      if 'labels' not in arrays:
+        continue
+      found |= {'predicted': arrays['judged'][:count], 'labels': arrays['labels'][:count]}
+    compared.append(each)
+    real[each.space] = real.get(each.space, {}) | found
   return score(compared, references, {}, real)
 
 

@@ -12,6 +12,7 @@ from diffusion_jax.metrics import (
   manifolds,
   memorisation,
   mmd,
+  of_labelled,
   order_gap,
   pairs,
   regression,
@@ -81,6 +82,11 @@ OF_DIFFUSION: OfModels = {
 OF_STATES: OfModels = {
   'elbo': state_bits.state_elbo,
   'order_gap': state_bits.state_order_gap,
+  **_PIXELS,
+}
+OF_LABELLED: OfModels = {
+  'elbo': of_labelled.joint_elbo,
+  'labels': of_labelled.label_accuracy,
   **_PIXELS,
 }
 OF_LATENTS: OfModels = {'ode': vae_bits.latent_ode, **_PIXELS}

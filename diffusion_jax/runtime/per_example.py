@@ -112,7 +112,7 @@ def one_ahead(
     yield before[0], before[1]()
 
 
-def rows(tree: PyTree, index: np.ndarray | slice) -> PyTree:
+def rows(tree: PyTree, index: np.ndarray | slice | int | tuple[slice, int]) -> PyTree:
   """Returns the rows `index` of every array [N, ...] of a tree."""
   return jax.tree.map(lambda x: x[index], tree)
 

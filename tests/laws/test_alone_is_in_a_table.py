@@ -95,7 +95,7 @@ class Drawn:
 
   def start(self, params, index, cond):
     rng = hashed(self.of, *arrays_in((params, index, cond)))
-    return lambda: (rng.uniform(-1.0, 1.0, (len(index), *self.shape)), None)
+    return lambda: (rng.uniform(-1.0, 1.0, (len(index), *self.shape)), None, {})
 
 
 class Traced:

@@ -32,7 +32,7 @@ from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.discrete import objectives as states
 from diffusion_jax.few_steps import average_velocity, consistency, distillation, level_pairs
 from diffusion_jax.few_steps.losses import pseudo_huber
-from diffusion_jax.joint import cell_clocks, variables as joint_variables
+from diffusion_jax.joint import cell_clocks, label_objective, variables as joint_variables
 from diffusion_jax.training import classifier, objectives, vdm
 from diffusion_jax.training.loss_aware import init_loss_history
 from diffusion_jax.training.objectives import AT_THE_END, Context, Network, make_condition
@@ -124,6 +124,25 @@ def of_angles():
   return joint.geodesic_flow(network)
 
 
+def of_labels():
+  variables = {
+    'x': joint.gaussian(BOUNDED),
+    'label': joint.states(dj.masking_process(3), dj.PolynomialMasking()),
+  }
+
+  def apply(params, x, noise, cond, *, key=None):
+    hot = jax.nn.one_hot(x['label'], 4)
+    return {'x': params['w'] * x['x'], 'label': params['w'] * hot}
+
+  return label_objective.labelled(
+    joint.JointNetwork(apply, variables),
+    lambda batch: {'x': batch['x'], 'label': jnp.asarray(batch['label'])},
+    4,
+    clocks=joint.common_clock,
+    label_weight=1.0,
+  )
+
+
 def unweighted(a, b):
   return jnp.ones(len(a))
 
@@ -205,6 +224,7 @@ OBJECTIVES = {
   ),
   ('cells', ''): of_cells,
   ('geodesic_flow', ''): of_angles,
+  ('labelled', ''): of_labels,
   ('vae', ''): autoencoder(vaes.vae),
   ('vae', 'free_bits'): autoencoder(vaes.vae, free_bits=0.1),
   ('hvae', ''): autoencoder(vaes.hvae, num_latents=2),
@@ -272,6 +292,7 @@ VALUES = {
   ('vdm', ''): {'loss': 2 + 1 / np.log(2.0)},
   **{(name, ''): {'loss': 2.0} for name in ('mean_flow', 'lagrangian', 'progressive')},
   ('d3pm', ''): {'loss': 1.001, 'vlb': 4.0},
+  ('labelled', ''): {'loss': 1.25},  # A quarter of x, and the label.
   ('masked', 'in_turn'): {'loss': 2.0},  # An element has two of the four numbers.
 }
 # Means of other things than a loss and its terms.

@@ -253,6 +253,7 @@ CHANGED = """
   digits_masked sampling.top_p=0.5,1 sampling.remasking=0,0.1 sampling.guidance=,classifier_free
   digits_consistency sampling.stochastic=False,True sampling.guidance_scale=1,2
   moons_bridge sampling.stochastic=False,True sampling.reverse=False,True
+  digits_joint sampling.drawn=together,label_first,x_first,x_given_label,label_given_x,x,label
 """
 
 
@@ -299,7 +300,8 @@ def test_a_grid_of_the_users_is_called_by_its_name(fields):
 def test_no_field_of_a_sampling_section_is_left_out():
   """A new field is in the table above, or says that it does not change how an image is drawn."""
   known = {name.split('.')[1] for _, _, name, _ in ways()}
-  for config in ('digits', 'digits_masked', 'digits_consistency', 'moons_bridge', 'digits_vae'):
+  configs = 'digits', 'digits_masked', 'digits_consistency', 'moons_bridge', 'digits_vae'
+  for config in (*configs, 'digits_joint'):
     assert {*sampling_of(config)} <= known | {*roles.UNSAID['sampling']}
 
 
@@ -434,7 +436,8 @@ def test_each_score_that_is_printed_is_on_the_page(name, tmp_path, monkeypatch):
     return found | many | {'total': rng.normal(3.0, 1.0, count)}
 
   def draw(params, index, cond):
-    return rng.uniform(-1.0, 1.0, (len(index), *model.facts.x.shape)).astype(np.float32), None
+    x = rng.uniform(-1.0, 1.0, (len(index), *model.facts.x.shape)).astype(np.float32)
+    return x, None, {}
 
   def generate(*args):
     return Mock(side_effect=draw, start=lambda *args: lambda: draw(*args))

@@ -95,10 +95,12 @@ def perfect(model, *_, **__):
       # No example has the context of another class: x of both is far from all.
       both = np.asarray(cond.get('label', of_context)) != of_context
       labels = np.where(both, 0, of_context).astype(int)
-      return model.facts.x.encode(
-        MEAN[labels] + STD[labels, None] * noise[index] - 9 * both[:, None]
-      ), None
-    return model.facts.x.encode(MEAN[labels] + STD[labels, None] * noise[index]), None
+      return (
+        model.facts.x.encode(MEAN[labels] + STD[labels, None] * noise[index] - 9 * both[:, None]),
+        None,
+        {},
+      )
+    return model.facts.x.encode(MEAN[labels] + STD[labels, None] * noise[index]), None, {}
 
   return Mock(side_effect=draw, start=lambda *args: lambda: draw(*args))
 
@@ -210,7 +212,7 @@ def test_real_pictures_score_what_held_out_ones_do(tmp_path, monkeypatch):
       before = [np.sum(cond['label'][:i] == c) for i, c in enumerate(cond['label'])]
       rows = [np.resize(np.flatnonzero(labels == c), j + 1)[j]
               for c, j in zip(cond['label'], before, strict=True)]  # fmt: skip
-      return model.facts.x.encode(test[rows]), None
+      return model.facts.x.encode(test[rows]), None, {}
 
     return Mock(side_effect=draw, start=lambda *args: lambda: draw(*args))
 

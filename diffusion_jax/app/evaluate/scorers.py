@@ -217,6 +217,9 @@ def prepare(model: Model, metrics: list[Scored]) -> References:
     if any(needs_held_out(c, x) for x in metrics if x.space == name):
       others, held_out = load_reference(model, extractor, other)
       reference = {**reference, 'held_out': others['features']}
+      if any(x.metric.needs == scoring.JUDGED for x in metrics if x.space == name):
+        source = reference_source(model, other)
+        reference['judged'] = references.classes(source, extractor, c.batch_size)
       labels = held_out_labels(model, other) if labels is None else labels
     spaces[name] = Space(extractor, reference, protocol, held_out)
   return References(values, spaces, labels)
@@ -224,7 +227,7 @@ def prepare(model: Model, metrics: list[Scored]) -> References:
 
 def held_out_labels(model: Model, split: str) -> np.ndarray | None:
   """Returns the labels of the examples of a split whose features `references.load` returns."""
-  if not conditions.takes_labels(model):
+  if not (conditions.takes_labels(model) or 'labels' in model.draws):
     return None
   source = reference_source(model, split)
   with from_config('data'):
@@ -408,7 +411,7 @@ def load_reference(model: Model, extractor: Extractor, split: str) -> tuple[Arra
 
 def check_needs(model: Model, metrics: list[Scored]) -> None:
   """Raises UserError for a metric whose inputs these samples do not have."""
-  c, stored = model.config.evaluation, conditions.stored_names(model)
+  c, stored = model.config.evaluation, conditions.stored_names(model) | {*model.draws}
   given = {'images', 'held_out', 'values', *stored, *held_out_pairs.known_arrays(model)}
   if model.facts.x.kinds:
     given |= {'others', 'sizes', 'names'}

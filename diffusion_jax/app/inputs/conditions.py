@@ -244,13 +244,16 @@ class Contexts(ModelCondition):
   @property
   def values(self) -> ArraySpec | None:
     """What the numbers are; None: the network takes none."""
-    if self.name == 'known':
+    if self.name == 'known' or self.model.given == 'x':
       return self.model.facts.x.written  # as samples are written, which keep these numbers
     reads = self.model.ends[0] or self.model.conditioning.context
     return self.model.facts.context if reads else None
 
   def held_out(self, index: np.ndarray, mixed: bool = False) -> np.ndarray:
     """Returns rows of held-out examples, of the data where samples start."""
+    if self.model.given == 'x':
+      x = self.model.facts.x
+      return x.decode(x.encode(_held_out(self.model, 'x', index, mixed)))
     return _held_out(self.model, self.model.ends[0] or 'context', index, mixed)
 
   def read(self) -> np.ndarray | None:
@@ -261,7 +264,7 @@ class Contexts(ModelCondition):
     path, row = (self.model.config.sampling[n] for n in ('context', 'context_row'))
     if not path and row is None:
       return None
-    without = 'takes no context (conditioning.context, objective.levels)'
+    without = 'takes no context (conditioning.context, objective.levels, sampling.drawn)'
     field = 'sampling.context' if path else 'sampling.context_row'
     _check_taken(self.values is not None, f'config.{field}', without)
     if path:
@@ -535,7 +538,7 @@ def encoded(model: Model, params: Params, inputs: Conditions) -> Conditions:
   """
   noisy, facts, context = model.noisy, model.facts.context, inputs.stored.get('context')
   guided = is_guided_by_runs(model.config.sampling)
-  if context is None or facts is None or noisy is None or guided:
+  if context is None or facts is None or noisy is None or guided or model.given:
     return inputs
   rows = {'context': facts.encode(context)}
   code = jax.jit(lambda params: noisy.context_code(params, rows))(params)

@@ -184,6 +184,11 @@ SAMPLERS = {
   **named(dj.annealed_langevin, dj.cfg_plus_plus, feynman_kac),
 }
 
+# Of the numbers of several variables, which are one variable of a `joint_sampler`.
+SAMPLERS_OF_VARIABLES = {
+  name: SAMPLERS[name] for name in ('ddim', 'ancestral', 'heun', 'dpm_solver_pp')
+}
+
 GUIDANCES = {
   f.__name__: guidance(f)
   for f in (dj.classifier_free, autoguidance, dj.adaptive_projected, dj.cfg_zero_star)

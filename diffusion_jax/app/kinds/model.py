@@ -107,6 +107,8 @@ class Model:
   samples are compared with.
   write_more(params, path, samples) writes further files of --mode=sample and
   returns arrays for its npz file; shown() reads the data that it shows.
+  given: an entry of the data that samples are given whole, '' for none; draws: the names of what
+  they are drawn with, as files of samples have it.
   keeps: files and folders of the run with parameters besides the checkpoints.
   features(params) -> (images uint8 [B, H, W, C] -> the arrays of an extractor),
   of a classifier.
@@ -136,6 +138,8 @@ class Model:
   )
   shown: Callable[[], dict[str, np.ndarray]] = dict
   keeps: tuple[str, ...] = ()
+  given: str = ''
+  draws: tuple[str, ...] = ()
   features: Callable[[Params], Callable[[jax.Array], dict]] | None = None
 
   @property
@@ -148,11 +152,13 @@ class Model:
     """Whether samples take some numbers of x, which stay as they are given."""
     return self.noisy is not None and self.noisy.holds_known
 
-  def draw(self, params: Params, guides: Guides, keys: jax.Array, cond: dict) -> tuple[Any, ...]:
-    """Returns (images [B, ...] in [-1, 1], states of the first, ...); see `Plan.film`."""
+  def draw(
+    self, params: Params, guides: Guides, keys: jax.Array, cond: dict
+  ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
+    """Returns (images [B, ...] in [-1, 1], states of the first, others); see `Plan.film`."""
     assert self.plan is not None
-    x, *rest = self.plan(params, guides).film(keys, cond)
-    return self.latents.decoded(params, x), *rest
+    x, states, others = self.plan(params, guides).film(keys, cond)
+    return self.latents.decoded(params, x), states, others
 
   def shapes(self) -> Params:
     """Returns the shapes of the parameters."""

@@ -1,9 +1,9 @@
 """The section `sampling` (docs/samplers.md), and the plan that models make of it."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ from diffusion_jax.ranges import (
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.sampling.grids import Spacing
 from diffusion_jax.sampling.inpainting import hold_padding
-from diffusion_jax.sampling.sampler import sample_frames
+from diffusion_jax.sampling.sampler import Grids, of_each, sample_frames
 from diffusion_jax.training.averaging import Width
 
 Bound = Callable[[dj.Denoiser], dj.Denoiser]
@@ -297,7 +297,8 @@ FILM = 25, 10, 500  # levels, images and vectors of `Plan.film`
 class Plan(NamedTuple):
   """How images are drawn with given parameters and guides.
 
-  schedule: whose levels are visited. levels: [N + 1], the noisiest first.
+  schedule: whose levels are visited. levels: [N + 1], the noisiest first; of several variables
+  these and x are dicts.
   step_function(cond, after_guidance=None, clip=True, scale=None) -> the
   function that the sampler calls at each step: a denoiser, with
   self-conditioning a function x_0 -> denoiser, with some guidance a pair of
@@ -309,25 +310,34 @@ class Plan(NamedTuple):
   functions are denoisers of x. starts: whether samples start at cond['context']
   instead of noise. stride: of a window that moves along cond['known'], whose elements are
   held clean where they are known; 0: nothing is known. With cond['valid'] what pads a sample
-  is held at 0.
+  is held at 0. place_given(x, cond) -> x with the variables that are given. others(x) -> further
+  arrays of samples, {name: [B, ...]}.
   """
 
   schedule: dj.Schedule
-  levels: dj.NoiseLevel
+  levels: Any
   sampler: dj.Sampler
   step_function: Callable[..., Callable]
-  prior_sample: Callable[[jax.Array, dj.NoiseLevel], jax.Array]
+  prior_sample: Callable[[jax.Array, Any], Any]
   replace_known: Callable[..., dj.Sampler] = dj.replace_known
   denoises: bool = False
   starts: bool = False
   stride: int = 0
+  place_given: Callable[[Any, dict], Any] = lambda x, cond: x
+  others: Callable[[Any], dict[str, jax.Array]] = lambda x: {}
 
-  def begin(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, dj.NoiseLevel, jax.Array]:
+  @property
+  def num_steps(self) -> int:
+    """The number of steps, N."""
+    return len(jax.tree.leaves(self.levels)[0]) - 1
+
+  def begin(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, Any, Any]:
     """Returns (the sampler's keys [B], the levels to visit, x at the first one [B, ...])."""
     prior_keys, keys = split_key(keys, 2)
     if self.starts:
       return keys, self.levels, cond['context']
-    x = self.prior_sample(prior_keys, self.levels.take(0))
+    x = self.prior_sample(prior_keys, at_step(self.levels, 0))
+    x = self.place_given(x, cond)
     if not self.stride or 'known' not in cond:
       return keys, self.levels, x
     return keys, *dj.hold_known(self.levels, x, cond['known'])
@@ -341,12 +351,10 @@ class Plan(NamedTuple):
     if not self.stride or 'known' not in cond:
       return 0
     keys = jax.eval_shape(functools.partial(jax.random.split, num=1), abstract_key())
-    window = jax.eval_shape(self.prior_sample, keys, self.levels.take(0)).shape[1]
+    window = jax.eval_shape(self.prior_sample, keys, at_step(self.levels, 0)).shape[1]
     return window if cond['known'].shape[1] > window else 0
 
-  def from_noise(
-    self, keys: jax.Array, cond: dict, after_guidance: Wrap | None = None
-  ) -> jax.Array:
+  def from_noise(self, keys: jax.Array, cond: dict, after_guidance: Wrap | None = None) -> Any:
     """Returns samples [B, ...] of the keys [B]."""
 
     def draw(keys, cond):
@@ -364,18 +372,18 @@ class Plan(NamedTuple):
       self.stride,
     )
 
-  def film(self, keys: jax.Array, cond: dict) -> tuple[jax.Array | None, ...]:
-    """Returns samples [B, ...], and the first ones at some levels [n, F, ...].
+  def film(self, keys: jax.Array, cond: dict) -> tuple[Any, Any, dict[str, jax.Array]]:
+    """Returns samples [B, ...], the first ones at some levels [n, F, ...], and `others`.
 
-    The samples equal `from_noise`'s; `spread_levels` chooses the levels. A
-    third array is the `lowest_ess` [B] of a sampler of particles. A window that moves
-    has no film.
+    The samples equal `from_noise`'s; `spread_levels` chooses the levels. A sampler of
+    particles has the `lowest_ess` [B]. A window that moves has no film.
     """
     if self.window_of(cond):
-      return self.from_noise(keys, cond), None
+      return self.from_noise(keys, cond), None, {}
     keys, levels, x = self.begin(keys, cond)
     step_function = self.step_function(cond)
-    vectors = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.floating)
+    arrays = jax.tree.leaves(x)
+    vectors = all(a.ndim == 2 and jnp.issubdtype(a.dtype, jnp.floating) for a in arrays)
     x, states, state = sample_frames(
       keys,
       step_function,
@@ -385,8 +393,18 @@ class Plan(NamedTuple):
       num_frames=FILM[0],
       num_examples=FILM[2 if vectors else 1],
     )
-    ess = [state.lowest_ess] if hasattr(state, 'lowest_ess') else []
-    return x, jnp.swapaxes(states, 0, 1), *ess
+    ess = {'lowest_ess': state.lowest_ess} if hasattr(state, 'lowest_ess') else {}
+    return x, jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), states), ess | self.others(x)
+
+
+def at_step(levels: Grids, i: int) -> Any:
+  """Returns the levels of a grid, or of a dict of grids, at a step."""
+  return of_each(lambda grid: grid.take(i), levels)
+
+
+def of_numbers(levels: Grids) -> dj.NoiseLevel:
+  """Returns the grid of x, of those of several variables."""
+  return levels['x'] if isinstance(levels, Mapping) else levels
 
 
 class AtOnce(NamedTuple):
@@ -394,9 +412,9 @@ class AtOnce(NamedTuple):
 
   draw: Callable[[jax.Array, dict], jax.Array]
 
-  def film(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, None]:
-    """Returns (samples [B, ...], None); see `Plan.film`."""
-    return self.draw(keys, cond), None
+  def film(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, None, dict]:
+    """Returns (samples [B, ...], None, {}); see `Plan.film`."""
+    return self.draw(keys, cond), None, {}
 
 
 def few_particles(lowest_ess: float, particles: int, what: str = 'the samples are not') -> str:

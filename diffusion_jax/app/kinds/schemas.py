@@ -12,6 +12,7 @@ from diffusion_jax.app.kinds import (
   discrete,
   few_steps,
   geodesic_flows,
+  labelled,
   latent,
   table_rows,
 )
@@ -27,6 +28,7 @@ MODULES = (
   discrete,
   table_rows,
   geodesic_flows,
+  labelled,
 )
 KINDS = tuple(module.SCHEMA for module in MODULES)
 

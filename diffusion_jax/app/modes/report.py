@@ -24,13 +24,14 @@ from diffusion_jax.app.kinds import roles, rules, store
 from diffusion_jax.app.kinds.model import Frames, Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.drawing import (
+  captions_of,
   check_numbers,
   first_of,
   frames_of,
   generate,
 )
 from diffusion_jax.app.run.weights import Run
-from diffusion_jax.data import drawings, image_sets
+from diffusion_jax.data import drawings, image_sets, npz
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.neighbours import nearest_examples
 from diffusion_jax.report import page, pictures, record, results
@@ -230,7 +231,8 @@ def drawn_by(
   if by_rows:
     groups = len(x) // stored['num_samples']
     x = first_of(x, groups, most)
-  sheet = drawings.sheet(values, x, columns_of(len(x)), data=data, groups=groups)
+  captions = captions_of(one, npz.read(path, one.draws))[: len(x)] if stored else []
+  sheet = drawings.sheet(values, x, columns_of(len(x)), data=data, groups=groups, captions=captions)
   frame = results.about(stored, roles.UNSAID, note), sheet
   film = pictures.film(name, f'{values.noun.title()}: {name}', [frame])
   return name, film, {'calls': calls} | folder.flat({'sampling': stored})

@@ -100,13 +100,13 @@ def draw_parts(run: Run, inputs: Conditions, parts: Path) -> list[Path]:
     fetch = drawing.start(params, index, rows(inputs.cond, index))
 
     def finish():
-      x, states, *ess = fetch()
+      x, states, others = fetch()
       check_numbers(model, x)
       if c.trajectory and not index[0]:
         write_film(run, inputs, frames_of(model, run.mesh, params, states), parts)
       samples, outside = in_box(model, inputs, drawing, params, index, x)
       counts = {_OUTSIDE: np.append(outside, np.zeros(len(index) - 1, int))}
-      return {'arr_0': samples} | counts | dict(zip(('lowest_ess',), ess, strict=False))
+      return {'arr_0': samples} | counts | others
 
     return finish
 
@@ -136,6 +136,7 @@ def write(
     least, count = arrays['lowest_ess'].min(), model.config.sampling.sampler.particles
     warning = few_particles(least, count)
     print(f'least effective number of particles: {least:.3g} of {count}{warning}')
+  drawn = {name: arrays[name] for name in model.draws}
   arrays |= {'settings': settings, **inputs.stored}
   arrays |= model.write_more(run.on_devices, path, samples)
   if (film := paths[0].with_name(_FILM)).exists():
@@ -148,7 +149,7 @@ def write(
     write_table(path.with_suffix('.csv'), model, inputs, samples)
   sheet, texts = path.with_suffix('.png'), path.with_suffix('.txt')
   groups = len(samples) // model.config.sampling.num_samples  # rows of a given context
-  drawings.write_png(sheet, draw_sheet(model, samples, inputs.stored, groups, run.examples))
+  drawings.write_png(sheet, draw_sheet(model, samples, inputs.stored, groups, run.examples, drawn))
   print(f'wrote {sheet}')
   if model.facts.x.is_text:
     write_texts(texts, samples, inputs.stored.get('lengths'))

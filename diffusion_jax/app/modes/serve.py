@@ -25,6 +25,7 @@ from diffusion_jax.app.inputs.datasets import text_length
 from diffusion_jax.app.kinds import other_runs, store
 from diffusion_jax.app.kinds.model import Model, effort
 from diffusion_jax.app.kinds.rules import takes_pairs
+from diffusion_jax.app.kinds.sampling import at_step
 from diffusion_jax.app.run.drawing import FEW, check_numbers, check_plan, draw_sheet, in_box
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import as_one_key, fold_each
@@ -283,10 +284,10 @@ class _Programs:
         self._kept[key] = step, decoder
       return self._kept[key]
 
-  def last(self, model: Model, inputs: conditions.Conditions, draw, x):
+  def last(self, model: Model, inputs: conditions.Conditions, draw, x, drawn):
     """Returns the sheet of the last x, drawn again outside data.bounds.
 
-    draw: (index [count], cond) -> x [count, ...].
+    draw: (index [count], cond) -> x [count, ...]; drawn: see `draw_sheet`.
     """
 
     def again(params, index, cond):
@@ -295,7 +296,7 @@ class _Programs:
 
     index = np.arange(self.count)
     samples, _ = in_box(model, inputs, again, self.params, index, x, attempts=FEW)
-    return draw_sheet(model, samples, data=self.data)
+    return draw_sheet(model, samples, data=self.data, drawn=drawn)
 
 
 def _frames(programs, model, inputs):
@@ -303,7 +304,7 @@ def _frames(programs, model, inputs):
   step, decode = programs.of(model)
   key, both = key_of(model.config), programs.both
   plan: Any = model.noisy and model.plan(*both)
-  total = len(plan.levels.t) - 1 if plan else 1
+  total = plan.num_steps if plan else 1
 
   def states(index, cond):
     # Yields x before the first step, and after each step.
@@ -324,10 +325,10 @@ def _frames(programs, model, inputs):
     carry = x, state
     yield x
     for i in range(total):
-      ends = levels.take(i), levels.take(i + 1)
+      ends = at_step(levels, i), at_step(levels, i + 1)
       scale = scale_of(model.config)
       with programs.lock:
-        carry = jax.block_until_ready(step.start(both, keys[i], carry, cond, scale, ends))
+        carry = jax.block_until_ready(step.start(both, rows(keys, i), carry, cond, scale, ends))
       yield carry[0]
 
   def images(x):
@@ -335,6 +336,9 @@ def _frames(programs, model, inputs):
       x = jax.device_get(x if plan is None else decode.start(programs.params, x))
     check_numbers(model, x)
     return x
+
+  def others(x):
+    return jax.device_get(plan.others(x)) if model.draws else {}
 
   def draw(index, cond):
     [last] = collections.deque(states(index, cond), maxlen=1)
@@ -347,12 +351,12 @@ def _frames(programs, model, inputs):
     if i:
       programs.ready.add(key)
     if i == total:
-      sheet = programs.last(model, inputs, draw, images(x))
+      sheet = programs.last(model, inputs, draw, images(x), others(x))
     elif i in shown and x is not None:
       drawn = conditions.to_their_lengths(
         inputs, np.arange(programs.count), model.facts.x.decode(images(x))
       )
-      sheet = draw_sheet(model, drawn, data=programs.data)
+      sheet = draw_sheet(model, drawn, data=programs.data, drawn=others(x))
     yield Frame(i, total, sheet, compiles=not i and key not in programs.ready)
 
 

@@ -14,11 +14,12 @@ from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.inputs.conditions import takes_labels
 from diffusion_jax.app.kinds import other_runs
 from diffusion_jax.app.kinds.model import Guides, Model, effort
-from diffusion_jax.app.kinds.sampling import FILM
+from diffusion_jax.app.kinds.sampling import FILM, of_numbers
 from diffusion_jax.core.denoiser import Prediction
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data import drawings
+from diffusion_jax.data.classes import word_for
 from diffusion_jax.data.sources import some_of
 from diffusion_jax.data.spec import without_padding
 from diffusion_jax.errors import UserError
@@ -71,9 +72,7 @@ def generate(
   )
 
 
-def frames_of(
-  model: Model, mesh: Mesh, params: Params, states: np.ndarray | None
-) -> dict[int, np.ndarray]:
+def frames_of(model: Model, mesh: Mesh, params: Params, states: PyTree) -> dict[int, np.ndarray]:
   """Returns the first images after some steps, {number of steps: [m, ...]}.
 
   states: of `Model.draw`; {} for a model that takes no steps.
@@ -83,9 +82,9 @@ def frames_of(
     return {}
   assert plan is not None
   decode = program('the decoder', model.latents.decoded, mesh, effort(model.config)).start
-  frames = [decode(params, z) for z in states.swapaxes(0, 1)]
   levels = jax.eval_shape(lambda params: plan(params).levels, params)
-  steps = spread_levels(len(levels.t) - 1, FILM[0]).tolist()
+  steps = spread_levels(len(jax.tree.leaves(levels)[0]) - 1, FILM[0]).tolist()
+  frames = [decode(params, rows(states, (slice(None), i))) for i in range(len(steps))]
   return dict(zip(steps, jax.device_get(frames), strict=True))
 
 
@@ -114,7 +113,7 @@ def check_plan(model: Model) -> None:
   visited = c.get('schedule')
   total = num_steps_of(noisy.schedule() if visited is None else visited.make())
   if total is not None and number > total:
-    steps, others = count_steps(plan().levels, total)
+    steps, others = count_steps(of_numbers(plan().levels), total)
     print(
       f'note: sampling.num_steps={number} is more than the {total:,} '
       f'steps of the schedule: {steps:,} distinct steps are visited, and '
@@ -124,7 +123,7 @@ def check_plan(model: Model) -> None:
 
 def _check_width(name, plan, number):
   # Prints a note if the steps are too long for Heun's method. number: of a grid that has a spacing.
-  width = heun_deviation(plan.levels)
+  width = heun_deviation(of_numbers(plan.levels))
   if width <= TOO_WIDE:
     return
   remedy = 'take more steps'
@@ -145,7 +144,7 @@ def _rehearse(section, plan, shape):
       return None
     keys, x = jax.random.split(key, 2), jnp.zeros((2, *shape))
     sampler = section.make({'schedule': own.schedule})
-    levels = own.levels.take(slice(2))
+    levels = of_numbers(own.levels).take(slice(2))
     return sample(keys, lambda x, level: Prediction(x), sampler, levels, x)
 
   with from_config('sampling.sampler'):
@@ -245,12 +244,14 @@ def draw_sheet(
   stored: Mapping[str, np.ndarray] = MappingProxyType({}),
   groups: int = 1,
   data: np.ndarray | None = None,
+  drawn: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> np.ndarray:
   """Draws the first samples, as files have them, on one sheet.
 
   Columns are classes or prompts, if these are in turn. stored: of `Conditions`; each
   picture is drawn between its condition and the original, if they are there. groups:
-  see `drawings.sheet`. data: `training_examples`.
+  see `drawings.sheet`. data: `training_examples`; drawn: what a model draws with the samples,
+  whose labels are written below the pictures.
   """
   values, threes = model.facts.x, 'originals' in stored
   limit = 400 if values.levels or len(values.shape) > 1 else _MOST
@@ -260,7 +261,21 @@ def draw_sheet(
     limit = 399  # whole threes
   samples = first_of(samples, groups, limit)
   columns = sheet_columns(model, len(samples), threes, stored.get('labels'))
-  return drawings.sheet(values, samples, columns, data=data, each=threes, groups=groups)
+  captions = captions_of(model, drawn)[: len(samples)]
+  return drawings.sheet(
+    values, samples, columns, data=data, each=threes, groups=groups, captions=captions
+  )
+
+
+def captions_of(model: Model, drawn: Mapping[str, np.ndarray]) -> list[str]:
+  """Returns the class of each sample in words, if its label is drawn and not given.
+
+  A label that is still masked, on the way, has none.
+  """
+  if 'labels' not in drawn or takes_labels(model):
+    return []
+  facts, labels = model.facts, drawn['labels'].tolist()
+  return [str(word_for(i, facts.class_names)) if i < facts.num_classes else '' for i in labels]
 
 
 def first_of(samples: np.ndarray, groups: int, most: int) -> np.ndarray:

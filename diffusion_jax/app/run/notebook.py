@@ -98,13 +98,17 @@ class TrainedRun:
     x = self.model.latents.decoded(self.params, jnp.reshape(np.asarray(z), (-1, *self.shape)))
     return self.facts.x.decode(np.asarray(x))
 
-  @_in_python()
   def draw(self, n: int, first: int = 0, **given: Any) -> np.ndarray:
     """Returns samples first .. first + n - 1 of the seed, in the data's units.
 
     They equal the samples of --mode=sample. Conditions are taken in turn; a
     context may be a dict or a data frame with the columns of a table.
     """
+    return self.draw_all(n, first, **given)['x']
+
+  @_in_python()
+  def draw_all(self, n: int, first: int = 0, **given: Any) -> dict[str, np.ndarray]:
+    """Returns what `draw` does as 'x', and what is drawn with it, such as its 'labels'."""
     n, first = (np.asarray(x).tolist() for x in (n, first))  # integers may be NumPy's or JAX's
     check_value('n', n, Rows)
     check_value('first', first, Count)
@@ -118,11 +122,14 @@ class TrainedRun:
     inputs = conditions.encoded(model, self.params, inputs)
     size = min(n, model.config.sampling.batch_size)
     drawing, parts = self._drawing(size), []
+    more: dict[str, list] = {name: [] for name in model.draws}
     for index in np.split(np.arange(first, end), range(size, n, size)):
-      x, *_ = drawing(self.params, index, rows(inputs.cond, index))
+      x, _, others = drawing(self.params, index, rows(inputs.cond, index))
       check_numbers(model, x)
+      for name, arrays in more.items():
+        arrays.append(others[name])
       parts.append(in_box(model, inputs, drawing, self.params, index, x)[0])
-    return np.concatenate(parts)
+    return {n: np.concatenate(arrays) for n, arrays in {'x': parts, **more}.items()}
 
 
 @_in_python()

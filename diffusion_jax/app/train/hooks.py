@@ -340,12 +340,13 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   def act(step, state, frozen, log):
     calls = (inputs(state, frozen, first) for first in range(0, n, size))
     started = one_ahead(lambda call: drawing.start(*call), calls)
-    drawn = [(call, x) for call, (x, *_) in started]
-    if problem := problem_of(model, np.concatenate([x for _, x in drawn])):
+    drawn = [(call, x, others) for call, (x, _, others) in started]
+    if problem := problem_of(model, np.concatenate([x for _, x, _ in drawn])):
       tqdm.write(f'step {step}: no metrics: {problem}')
       return
-    parts = [boxed(call, x) for call, x in drawn]
-    log.results |= {**score({'values': np.concatenate(parts), **stored}), NUM_SAMPLES: n}
+    parts = [boxed(call, x) for call, x, _ in drawn]
+    more = {name: np.concatenate([others[name] for *_, others in drawn]) for name in model.draws}
+    log.results |= {**score({'values': np.concatenate(parts), **stored, **more}), NUM_SAMPLES: n}
 
   what = 'a sample', 'training.metrics=None'
   return Hook(every, act, drawing, inputs, what, prepare=prepare, done=has_results(model))
@@ -368,8 +369,9 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
 
   def act(step, state, frozen, log):
     call = inputs(state, frozen)
-    x, states, *_ = drawing(*call)
-    sheet = draw_sheet(model, boxed(call, np.nan_to_num(x)), stored, 1, examples())
+    x, states, others = drawing(*call)
+    others = {name: others[name] for name in model.draws}
+    sheet = draw_sheet(model, boxed(call, np.nan_to_num(x)), stored, 1, examples(), others)
     if problem := problem_of(model, x):
       sheet = drawings.crossed(sheet)
       tqdm.write(f'step {step}: the preview is crossed out: {problem}')

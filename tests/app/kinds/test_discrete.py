@@ -93,7 +93,7 @@ def test_unmasked_bytes_stay():
   params = normal_params(model, deviation=0)
   keys = jax.random.split(jax.random.key(0), 3)
   draw = jax.jit(lambda params, keys: model.plan(params).film(keys, {}))
-  _, x = draw(params, keys)
+  _, x, _ = draw(params, keys)
   x = np.asarray(x).swapaxes(0, 1)
   assert x.shape == (5, 3, 16) and (x[0] == 256).all() and (x[-1] < 256).all()
   kept = x[:-1] != 256
@@ -113,7 +113,7 @@ def test_blocks_of_bytes_are_unmasked_one_after_another():
   keys = jax.random.split(jax.random.key(0), 3)
   levels = model.plan(params).levels
   assert levels.t.shape == (17, 1, 16)
-  _, x = jax.jit(lambda params, keys: model.plan(params).film(keys, {}))(params, keys)
+  _, x, _ = jax.jit(lambda params, keys: model.plan(params).film(keys, {}))(params, keys)
   x = np.asarray(x).swapaxes(0, 1)
   masked = (x == 256).reshape(len(x), 3, 4, 4).any(axis=(1, 3))
   for frame in masked:

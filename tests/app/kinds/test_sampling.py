@@ -59,8 +59,9 @@ def test_a_film_ends_with_the_samples():
   def both(keys):
     return plan.from_noise(keys, {}), plan.film(keys, {})
 
-  samples, (x, frames) = both(jax.random.split(jax.random.key(0), 3))
+  samples, (x, frames, others) = both(jax.random.split(jax.random.key(0), 3))
   assert_array_equal(x, samples)
+  assert others == {}
   assert frames.shape[0] == 3 and frames.shape[1] <= FILM[0] + 1
   assert_array_equal(frames[:, -1], x)
   assert jnp.isfinite(frames).all()

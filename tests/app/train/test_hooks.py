@@ -120,7 +120,7 @@ def test_what_is_nan_is_crossed_out_and_not_measured(config, few, tmp_path, monk
   def draw(params, index, cond):
     x = np.zeros((len(index), *model.facts.x.shape), np.float32)
     x[: 3 if few else None] = np.nan
-    return x, None
+    return x, None, {}
 
   monkeypatch.setattr(hooks, 'generate', lambda *_: Mock(side_effect=draw, start=start))
   start = lambda *args: lambda: draw(*args)

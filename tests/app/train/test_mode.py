@@ -72,7 +72,7 @@ def test_a_preview_is_of_the_average_and_a_batch_of_its_step(tmp_path, monkeypat
 
   def draw(params, index, cond):
     seen.append(jax.device_get(params))
-    return np.zeros((len(index), 8, 8, 1), np.float32), None
+    return np.zeros((len(index), 8, 8, 1), np.float32), None, {}
 
   def spied(model, mesh):
     encode = make_encode(model, mesh)

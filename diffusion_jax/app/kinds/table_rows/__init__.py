@@ -38,9 +38,7 @@ _TABLES = {
   'objective': named(cell_clocks.cells),
   'objective.levels': {'given': cell_clocks.given_cells},
   'sampling.grid': sampling.grids(100),
-  'sampling.sampler': {
-    name: choices.SAMPLERS[name] for name in ('ddim', 'ancestral', 'heun', 'dpm_solver_pp')
-  },
+  'sampling.sampler': choices.SAMPLERS_OF_VARIABLES,
   'network': {name: choices.DENOISERS[name] for name in ('dit', 'mlp')},
   'noise_input': {'time': dj.time_input},
   'data': {'table': table_of_cells},
