@@ -37,9 +37,11 @@ def test_smote_moves_a_row_towards_one_of_its_nearest():
   numbers[:, 0] *= 1.0 / numbers[:, 0].std()
   assert simple_rows.neighbours(numbers, np.array([0, 2]))[0, 0] == 2
   draws = np.array([0, 3]), np.array([1, 0]), np.array([0.25, 0.5])
-  near = np.array([[1, 2, 3, 4, 5], [4, 5, 2, 1, 0]])
-  drawn = simple_rows.interpolated(rows, np.array([0, 3]), near, draws, np.eye(2, 5) / 2)
-  assert_allclose(drawn, [[0.75, 1], [10.5, 2]])  # Two have 1, two 2: the tie is that of the first.
+  near = np.array([[1, 2, 3, 4, 5], [4, 5, 2, 1, 6]])
+  ties = np.zeros((2, 5))
+  ties[0, 3] = 0.5  # Two of the first have 1, two 2.
+  drawn = simple_rows.interpolated(rows, np.array([0, 3]), near, draws, ties)
+  assert_allclose(drawn, [[0.75, 2], [10.5, 1]])
 
 
 def test_smote_draws_the_numbers_that_rows_have(rng):
