@@ -7,7 +7,9 @@ and 1e-3.
 
 import datetime
 import decimal
+import functools
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 NUMBER = re.compile(r'[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,9})?', re.ASCII | re.IGNORECASE)
@@ -15,6 +17,14 @@ MOST_DECIMALS = 12
 _EPOCH = datetime.datetime(1970, 1, 1)
 # Marks between thousands and before decimals; where a text has several readings, the first.
 _MARKS = ('', '.'), (',', '.'), ('', ','), ('.', ','), (' ', '.'), (' ', ','), ("'", '.')
+_WHOLE = {
+  (thousands, mark): re.compile(
+    (rf'(\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})*)' if thousands else r'(\d+)')
+    + rf'(?:{re.escape(mark)}(\d+))?',
+    re.ASCII,
+  )
+  for thousands, mark in _MARKS
+}
 _UNITS = r'[%$€£¥]?'
 _MARKED = re.compile(rf"([+-]?)({_UNITS} ?)([+-]?)(\d[\d.,' ]*?)( ?{_UNITS})", re.ASCII)
 _EXAMPLE = re.compile(rf"({_UNITS} ?)1([,. ']?)000([.,])5( ?{_UNITS})", re.ASCII)
@@ -32,16 +42,16 @@ class Reading(NamedTuple):
   decimals: int
 
 
-def readings(text: str) -> dict[str, Reading]:
+@functools.lru_cache(2**14)
+def readings(text: str) -> Mapping[str, Reading]:
   """Returns {notation: number} of a text that is no plain number; {} where it is none."""
   match = _MARKED.fullmatch(text)
   if not match or match[1] and match[3]:
     return {}
   sign, before, after = match[1] or match[3], match[2], match[5]
   found = {}
-  for thousands, mark in _MARKS:
-    groups = rf'\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})*' if thousands else r'\d+'
-    whole = re.fullmatch(rf'({groups})(?:{re.escape(mark)}(\d+))?', match[4], re.ASCII)
+  for (thousands, mark), pattern in _WHOLE.items():
+    whole = pattern.fullmatch(match[4])
     if whole and not is_code(whole[1]):
       plain, digits = whole[1].replace(thousands, ''), whole[2] or ''
       value = float(f'{sign}{plain}.{digits or 0}')
@@ -117,6 +127,7 @@ def written(value: float, least: int, most: int, notation: str = '') -> str:
   return f'{sign}{before}{whole}{mark * bool(point)}{digits}{after}'
 
 
+@functools.lru_cache(2**14)
 def time(text: str) -> tuple[str, float, int] | None:
   """Returns (notation, value, decimals of its seconds) of a date with a time, or None.
 

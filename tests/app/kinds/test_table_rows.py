@@ -5,6 +5,7 @@ categories are uniform.
 """
 
 import csv
+import re
 from typing import Any
 
 import jax
@@ -144,17 +145,20 @@ def test_other_data_and_modes_are_refused(run, tmp_path):
 
 
 def test_a_table_of_ones_own(tmp_path, capsys):
-  """Numbers, texts, gaps, no header: two commands, here without a training."""
+  """Numbers, texts, gaps, times, per cent, no header: two commands, here without a training."""
   path = tmp_path / 'mine.csv'
   rng = np.random.default_rng(0)
   lines = [
-    f'{rng.normal():.3f}|{rng.choice(["a", "b c", ""])}|{rng.integers(5)}' for _ in range(60)
+    f'{rng.normal():.3f}|{rng.choice(["a", "b c", ""])}|2026-11-30 14:{i:02}:{i:02}|{i}%'
+    for i in range(60)
   ]
   path.write_text('\n'.join(lines))
   fields = {'data.path': path, 'data.missing': 'drawn', 'sampling.num_samples': 50}
   workdir = untrained(trial('table', **FEW | fields), tmp_path / 'mine', deviation=0.0)
   x, (head, *rows) = sample(workdir)
-  assert head == ['column1', 'column2', 'column3'] and len(rows) == 50
+  assert head == ['column1', 'column2', 'column3', 'column4'] and len(rows) == 50
+  assert all(re.fullmatch(r'2026-11-30 14:\d\d:\d\d', row[2]) for row in rows)
+  assert all(re.fullmatch(r'\d\d?%', row[3]) for row in rows)
   assert {row[1] for row in rows} == {'a', 'b c', ''}
   assert np.isnan(x[:, 1]).sum() == sum(row[1] == '' for row in rows)
   assert 'column2  category, 2: a, b c; ' in capsys.readouterr().out
