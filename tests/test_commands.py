@@ -120,6 +120,8 @@ def files_of_the_reader(rng):
   Path('houses.csv').write_text('\n'.join(['price,rooms,city,type', *houses]))
   Path('wanted.csv').write_text('city,rooms\nb,3\n')
   Path('my.csv').write_text('region,visits,income\n' + 'west,3,20000\neast,0,30000.5\n' * 20)
+  for name in ('adult.data', 'adult-test.csv'):
+    Path(name).write_text('39,Private,<=50K\n50,?,>50K\n28,Private,<=50K\n' * 20)
   Path('rows.csv').write_text('region,visits,income\nwest,,30000\n,0,\n')
   dummies = [f'{4 * i + i % 3},{i},{i % 2},{1 - i % 2}' for i in range(36)]
   Path('dummies.csv').write_text('\n'.join(['price,rooms,city_Bern,city_Chur', *dummies]))
