@@ -405,7 +405,10 @@ def categories(beside: bool = True) -> SampleMetric:
   'real rows where samples are; 1 at best'
 )
 def alpha_precision(beside: bool = True) -> SampleMetric:
-  """`precision_and_recall` of equal numbers of rows, at most MOST_NEAR; see `shape`."""
+  """`precision_and_recall` of equal numbers of rows, at most MOST_NEAR; see `shape`.
+
+  Samples without a missing cell get gaps, as in `detection_auc`.
+  """
 
   def compute(samples: Arrays, reference: Arrays) -> list[Score]:
     sets, real, _, sizes = _sets('alpha_precision', samples, reference, beside)
@@ -413,7 +416,8 @@ def alpha_precision(beside: bool = True) -> SampleMetric:
     note, found = f'1 at best, {count:,} rows against as many', []
     real = real[some_of(real, count)]
     for of, rows in sets.items():
-      pair = precision_and_recall(rows[some_of(rows, count)], real, sizes)
+      some = _with_gaps(rows[some_of(rows, count)], real, 0)
+      pair = precision_and_recall(some, real, sizes)
       for name, value in zip(_ALPHA_BETA, pair, strict=True):
         found.append(Score(name + f'_{of}' * bool(of), Estimate(value), note))
     return found

@@ -162,6 +162,8 @@ def test_alpha_precision_and_beta_recall_find_what_is_wrong(rng):
   real, others = table(rng, 600), table(rng, 600)
   found = scores(rows.alpha_precision(), others, real, others)
   assert found['alpha_precision'] == found['alpha_precision_real'] > 0.9
+  full = scores(rows.alpha_precision(beside=False), table(rng, 600, missing=0.0), real)
+  assert full['alpha_precision'] > 0.9  # gaps of the real rows do not tell
   one = np.repeat(real[:1], 600, axis=0)  # a mode that is dropped, samples that are all one row
   few = scores(rows.alpha_precision(beside=False), one, real)
   assert few['alpha_precision'] < 0.6 and few['beta_recall'] < 0.1 < found['beta_recall_real']
