@@ -202,7 +202,8 @@ def precision_and_recall(
   from_samples = np.linalg.norm(x[index] - x.mean(axis=0), axis=1)
   inside = from_samples[None] <= np.quantile(from_samples, levels)[:, None]
   recall = (inside & (to_sample <= to_real)[None]).mean(axis=1)
-  return tuple(float(1 - np.abs(levels - z).sum() / levels.sum()) for z in (precision, recall))
+  found = [float(1 - np.abs(levels - z).sum() / levels.sum()) for z in (precision, recall)]
+  return found[0], found[1]
 
 
 def _unit_features(rows, reference, sizes):
