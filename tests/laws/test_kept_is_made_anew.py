@@ -30,6 +30,7 @@ from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights.averages import MadeAverage
 from tests.app.conftest import of_run, smoke, trial, untrained
 from tests.app.fields import within
+from tests.rows import slow
 
 # Each of the user's modules is in a folder of its own, with a helper that imports a package.
 MODULES = {
@@ -378,7 +379,11 @@ def change_of(world, place, change):
     place.rename(world.place)
 
 
-@pytest.mark.parametrize('thing', MADE_OF, ids=lambda thing: thing.__name__)
+# Scores of samples are of all that samples are of, by the same function.
+ROWS = [slow(thing) if thing is samples else thing for thing in MADE_OF]
+
+
+@pytest.mark.parametrize('thing', ROWS, ids=lambda thing: thing.__name__)
 def test_a_change_of_an_input_makes_it_anew(thing, world, tmp_path, monkeypatch):
   monkeypatch.setattr(weights, 'restore', lambda model: ({'network': world.weights}, 4))
   monkeypatch.setattr(weights.Run, 'on_devices', {})

@@ -26,6 +26,7 @@ from diffusion_jax.app.kinds.discrete import SCHEMA
 from diffusion_jax.declared import declared_by
 from tests import calls
 from tests.calls import COSINE, FLOW, D
+from tests.rows import slow
 
 B = 4
 # Calls with a grid of their own; the others have the times of the batch.
@@ -65,7 +66,14 @@ def elements_of(name):
   return BATCH.states.shape[1] if name in calls.DISCRETE else D
 
 
-@pytest.mark.parametrize('name', TABLES)
+# The network of the calls mixes the numbers of an example. The others read no level of the batch.
+MIXED = {'network', 'network_loss', 'at_training_levels'}
+MIXED |= {'dequantize', 'gaussian_dequantize', 'prior_sample', 'simple_loss'}
+# Each element has its own level, below, and so equal levels are one.
+OWN = calls.PROCESS.keys() - MIXED - {'path_noise'}
+
+
+@pytest.mark.parametrize('name', [slow(x) if x in OWN else x for x in TABLES])
 def test_equal_levels_of_elements_are_one_level(name):
   same = BATCH._replace(t=jnp.broadcast_to(BATCH.t[:, None], (B, elements_of(name))))
   each = numbers(TABLES[name], same)
@@ -74,12 +82,7 @@ def test_equal_levels_of_elements_are_one_level(name):
     assert_allclose(own, np.broadcast_to(wider, own.shape), rtol=3e-6, atol=1e-6)
 
 
-# The network of the calls mixes the numbers of an example. The others read no level of the batch.
-MIXED = {'network', 'network_loss', 'at_training_levels'}
-MIXED |= {'dequantize', 'gaussian_dequantize', 'prior_sample', 'simple_loss'}
-
-
-@pytest.mark.parametrize('name', sorted(calls.PROCESS.keys() - MIXED))
+@pytest.mark.parametrize('name', sorted(OWN | {'path_noise'}))
 def test_levels_of_elements_are_each_element_s_own(name):
   """The numbers of a result belong to elements, or are a sum over them."""
   call = TABLES[name]

@@ -14,6 +14,7 @@ import diffusion_jax as dj
 from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.metrics import likelihoods
 from diffusion_jax.testing import oracles
+from tests.rows import slow
 
 MEAN, STD = np.array([1e3, -2.0]), np.array([1e-3, 50.0])
 
@@ -78,10 +79,17 @@ def test_random_steps_have_a_sum_and_no_curves(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+STEPS, CONTINUOUS = dj.DiscreteSchedule.from_betas(dj.linear_betas(8)), dj.GeometricVESchedule()
+
+
 @pytest.mark.parametrize(
-  'schedule', [dj.DiscreteSchedule.from_betas(dj.linear_betas(8)), dj.GeometricVESchedule()]
+  'options, schedule',
+  [
+    *(({}, schedule) for schedule in (STEPS, CONTINUOUS)),
+    *((options, STEPS) for options in ({'random_steps': 3}, {'num_steps': 6})),
+    *(slow(options, CONTINUOUS) for options in ({'random_steps': 3}, {'num_steps': 6})),
+  ],
 )
-@pytest.mark.parametrize('options', [{}, {'random_steps': 3}, {'num_steps': 6}])
 def test_the_calls_of_the_bound_are_counted(options, schedule):
   """Also the decoder's, and the transition to schedule(0) if that has noise."""
   calls = []

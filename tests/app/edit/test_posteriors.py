@@ -15,6 +15,7 @@ from diffusion_jax.testing import oracles
 from tests.app.conftest import refused, smoke
 from tests.app.edit.conftest import QUICK, edited
 from tests.app.fields import within
+from tests.rows import slow
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 PRIOR = oracles.gaussian(np.array([0.3, -0.2]), np.array([[1.0, 0.5], [0.5, 1]]))
@@ -59,7 +60,11 @@ METHODS = {
 assert {name.split()[0] for name in METHODS} == {*TABLES['edit.posterior']}
 
 
-@pytest.mark.parametrize('name', METHODS)
+# They are drawn by tests of their own in this file, or by the row of the same method.
+AS_OTHERS = 'steered', 'decoupled by steps', 'gibbs'
+
+
+@pytest.mark.parametrize('name', [slow(x) if x in AS_OTHERS else x for x in METHODS])
 def test_each_method_moves_towards_the_posterior(name, key):
   fields, most = METHODS[name]
   method = TABLES['edit.posterior'][name.split()[0]](**fields)

@@ -38,6 +38,7 @@ from tests.app.conftest import (
 )
 from tests.app.fields import within
 from tests.app.run.test_notebook import by_parts
+from tests.rows import slow
 from tests.transcribed import transcribes
 
 QUIET = within('optimizer', decay='constant')
@@ -239,7 +240,9 @@ def edited(run, files, edit, **changes):
   return arrays_of(run, name, 'edits')['arr_0'][..., 0]
 
 
-@pytest.mark.parametrize('method', [{'edit.method.jump': 1}, {'edit.method': 'reconstruction'}])
+@pytest.mark.parametrize(
+  'method', [{'edit.method.jump': 1}, slow({'edit.method': 'reconstruction'})]
+)
 def test_known_pixels_stay_to_the_bit(run, files, method, capsys):
   results = edited(run, files, 'inpaint', **method)
   assert 'in latents 50% are known' in capsys.readouterr().out

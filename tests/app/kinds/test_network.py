@@ -29,6 +29,7 @@ from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.state import init_state
 from tests.app.conftest import lines_of, normal_params, params_of, read, smoke, trial
 from tests.app.fields import within
+from tests.rows import slow
 from tests.transcribed import transcribes
 
 FEW = {'network.multipliers': (1,), 'network.attention_resolutions': ()}
@@ -152,7 +153,7 @@ THEIRS = {'network': f'{__name__}:Theirs', 'conditioning.context': None}
 @pytest.mark.parametrize(
   'config, fields',
   [
-    ('digits_dit', within('network', **DIT, dropout=0.5)),
+    slow('digits_dit', within('network', **DIT, dropout=0.5)),  # The bound below is without it.
     ('digits_dit', within('network', **DIT, routing=0.5, routing_ends=1)),
     ('two_moons', THEIRS),
   ],
