@@ -188,7 +188,14 @@ def go_on(command, workdir, planted, monkeypatch):
         (workdir / name).unlink()
 
 
-@pytest.mark.parametrize('command', [*FOLDERS[:-2], 'sample', 'report', 'convert safetensors'])
+# An evaluation, whose programs take long, writes by the functions of the other modes.
+def rows(commands):
+  return [pytest.param(x, marks=[pytest.mark.slow] * (x == 'evaluate')) for x in commands]
+
+
+@pytest.mark.parametrize(
+  'command', rows([*FOLDERS[:-2], 'sample', 'report', 'convert safetensors'])
+)
 def test_no_mode_writes_through_a_link(command, run, finished, tmp_path, monkeypatch):
   """Links are in place of all files that it writes, and of some that it reads.
 
@@ -207,7 +214,7 @@ def test_no_mode_writes_through_a_link(command, run, finished, tmp_path, monkeyp
   assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
-@pytest.mark.parametrize('command', FOLDERS)
+@pytest.mark.parametrize('command', rows(FOLDERS))
 def test_no_mode_writes_in_a_linked_folder(command, run, finished, tmp_path, monkeypatch):
   """A link in place of each folder in which it writes is refused."""
   full, empty = tmp_path / 'full', tmp_path / 'empty'
