@@ -344,7 +344,6 @@ def test_products_of_unit_variance_are_exact_in_any_steps():
   assert_allclose(squares.mean(axis=1) / share, variance, atol=0.08)
 
 
-@pytest.mark.slow  # The weights of a small step are compared literally.
 def test_the_evidence_of_a_power_is_that_at_the_last_noisy_level():
   """log of the integral of N(0, 1 + sigma^2 / alpha^2)^beta, in any steps, of white data."""
   levels = levels_of(GRIDS, rows=np.array([0, 3, 6, 25]))
