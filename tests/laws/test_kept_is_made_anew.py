@@ -379,7 +379,7 @@ def change_of(world, place, change):
     place.rename(world.place)
 
 
-# Scores of samples are of all that samples are of, by the same function.
+# Guided samples are of the run too, and scores of samples of what else samples are of.
 ROWS = [slow(thing) if thing is samples else thing for thing in MADE_OF]
 
 
