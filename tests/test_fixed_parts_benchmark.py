@@ -19,8 +19,8 @@ pytestmark = pytest.mark.benchmarks
 
 def test_the_price_of_fixed_parts_is_of_both_steps():
   """The batch of a device is smaller on two devices, and its temporary memory with it."""
-  command = [sys.executable, '-m', 'benchmarks.fixed_parts', 'configs/digits.py:smoke']
-  flags = '--devices=1,2', '--batch_size=32', '--rounds=1', '--parts=2'
+  command = [sys.executable, '-m', 'benchmarks.fixed_parts', 'configs/regression.py:smoke']
+  flags = '--devices=1,2', '--batch_size=4096', '--rounds=1', '--parts=2'
   cheap = [x for x in os.environ['XLA_FLAGS'].split() if 'device_count' not in x]
   environment = os.environ | {'XLA_FLAGS': ' '.join(cheap)}
   said = subprocess.run([*command, *flags], capture_output=True, text=True, env=environment)
