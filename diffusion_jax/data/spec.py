@@ -109,9 +109,18 @@ class ArraySpec(NamedTuple):
       return directional.encode(values, self.manifold, self.period)
     if not self.mean:
       return np.asarray(values, np.float32)
+    from scipy.special import ndtri
+
     x = np.array(values, np.float64)
+    raw = x.copy()
     for i in self.numbers:
       x[..., i] = quantiles.to_normal(x[..., i], self.knots[i], self.shares[i])
+    for i in (i for i, kind in enumerate(self.kinds) if kind == 'presence'):
+      # A cell that is known to be missing is any: a level of its own would say that it is.
+      column = self.names.index(self.names[i].removesuffix(PRESENT))
+      u, count = uniform_of(raw, column), len(self.categories[column])
+      other = np.floor(u * count) if count else ndtri(u)
+      x[..., column] = np.where(raw[..., i] == 0.0, other, x[..., column])
     return ((x - self.mean) / self.std).astype(np.float32)
 
   def decode(self, x: np.ndarray) -> np.ndarray:
@@ -187,6 +196,17 @@ class ArraySpec(NamedTuple):
       low, high = np.asarray(self.low, kind), np.asarray(self.high, kind)
     within = (bounded >= low) & (bounded <= high)
     return np.all(within.reshape(len(values), -1), axis=1)
+
+
+def uniform_of(rows: np.ndarray, seed: int) -> np.ndarray:
+  """Returns a number in (0, 1) of each row [..., C], [...], which looks random and is its own."""
+  bits = np.ascontiguousarray(rows, np.float64).view(np.uint64)
+  odd = np.random.default_rng(seed).integers(0, 2**63, rows.shape[-1], np.uint64) * np.uint64(2)
+  z = np.sum(bits * (odd + np.uint64(1)), axis=-1, dtype=np.uint64)  # modulo 2^64
+  for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # of SplitMix64
+    z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
+  z ^= z >> np.uint64(31)
+  return ((z >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def mean_and_std(x: np.ndarray, ddof: int = 0) -> tuple[np.ndarray, np.ndarray]:

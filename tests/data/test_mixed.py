@@ -6,6 +6,7 @@ from csv import reader
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from scipy.stats import kstest
 
 from diffusion_jax.data import cells, mixed, tables
 from diffusion_jax.data.sources import measured
@@ -114,6 +115,28 @@ def test_small_numbers_keep_their_digits(csv):
   assert [float(line.split(',')[0]) for line in text.splitlines()[1:]] == pytest.approx(
     [1.25e-13, 2e-20, -3.5e-9], rel=1e-6
   )
+
+
+def test_a_cell_that_is_known_to_be_missing_is_any(csv):
+  """Else its level would tell, and the cells of samples would all be there."""
+  rng = np.random.default_rng(0)
+  lines = [
+    f'{x:.4f},{"" if x > 0 else "uvw"[i % 3]},{"" if x < 0 else i}'
+    for i, x in enumerate(rng.normal(size=3000))
+  ]
+  source = read(csv('a,b,c\n' + '\n'.join(lines)), missing='drawn')
+  spec = measured(source).x
+  z = spec.encode(source.x)
+  assert not np.isnan(z).any()
+  assert_array_equal(z, spec.encode(source.x))
+  gone = source.x[:, 0] > 0
+  shares = np.bincount(z[gone, 1].astype(int), minlength=3) / gone.sum()
+  assert np.all(abs(shares - 1 / 3) < 4.5 * np.sqrt(0.25 / gone.sum()))
+  assert kstest(z[~gone, 2], 'norm').pvalue > 1e-3  # pyright: ignore
+  assert abs(np.corrcoef(z[~gone, 0], z[~gone, 2])[0, 1]) < 4.5 / np.sqrt((~gone).sum())
+  assert_array_equal(np.isnan(spec.decode(z)), np.isnan(source.x))
+  known = mixed.known_cells('rows', {'a': ['1']}, [2], spec)
+  assert_array_equal(np.isnan(spec.encode(known)), np.isnan(known))  # what is drawn is not known
 
 
 def test_a_file_without_a_header_and_one_of_numbers_alone(csv, capsys):
