@@ -112,6 +112,8 @@ def files_of_the_reader(rng):
   np.savez('simulations.npz', x=x, context=x.sum(axis=1, keepdims=True))
   np.save('observed.npy', [[0.3], [-1.2]])
   np.save('beginning.npy', np.zeros((1, 8, 1)))
+  gaps = rng.random((40, 32, 1)) < 0.3
+  np.savez('gappy.npz', x=np.where(gaps, np.nan, rng.normal(size=gaps.shape)))
   np.savez('torsions.npz', x=rng.uniform(-180.0, 180.0, (40, 2)))
   np.savez('series.npz', x=rng.normal(size=(40, 32, 1)), lengths=rng.integers(8, 33, 40))
   houses = [

@@ -131,8 +131,7 @@ def limits(values: ArraySpec, data: np.ndarray | None = None) -> tuple[np.ndarra
   low, high = mean - 3.0 * std, mean + 3.0 * std
   if data is not None:
     flat = np.asarray(data, np.float64).reshape(-1, size)
-    flat = flat[~np.isnan(flat).any(axis=1)]
-    low, high = np.quantile(flat, (0.005, 0.995), axis=0)
+    low, high = np.nanquantile(flat, (0.005, 0.995), axis=0)
     margin = np.maximum(0.25 * (high - low), 0.5 * std)
     low, high = low - margin, high + margin
   n = len(values.low)

@@ -47,6 +47,7 @@ def npz(
   vocabulary: Count = 0,
   kind: Directional | None = None,
   period: Positive | None = None,
+  gaps: bool = False,
 ) -> ArraySource:
   """Reads an npz file, or a folder of .npy files, which stay on disk.
 
@@ -60,9 +61,12 @@ def npz(
   axis in turn. x, context: other names of these arrays. vocabulary: how many tokens there are, of
   uint8 [N, L] too; 0: of uint16, one more than the largest of both splits. kind: x are angles
   [N, ...] with a period, 2 pi by default, unit vectors [N, ..., n], or unit quaternions [N, ...,
-  4] with the scalar first; None: numbers. Raises ValueError or FileNotFoundError.
+  4] with the scalar first; None: numbers. gaps: NaN in x is a number that is not known. Raises
+  ValueError or FileNotFoundError.
   """
   check_split(split)
+  if gaps and kind:
+    raise ValueError(f'gaps=True is of numbers, and x has {kind}: leave gaps out')
   if period and kind != 'angles':
     raise ValueError(f'period={period:g} is of angles: set kind=angles')
   if kind and bounds:
@@ -79,7 +83,7 @@ def npz(
     raise ValueError(f'split_row={split_row}: {path} has test_x, or no test_indices [splits, n]')
   _say_others(path, names, spellings, has_test, num_classes)
   prefix = 'test_' if has_test and split == 'test' else ''
-  arrays = _arrays(path, names, spellings, prefix, num_classes, kind=kind, period=turn)
+  arrays = _arrays(path, names, spellings, prefix, num_classes, kind=kind, period=turn, gaps=gaps)
   levels = _vocabulary(path, arrays['x'], names, spellings, vocabulary)
   if not has_test:
     size = len(arrays['x'])
@@ -93,7 +97,7 @@ def npz(
   words = {'num_classes': num_classes, 'low': low, 'high': high}
   if levels:
     words |= {'levels': levels, 'tokens': True}
-  return ArraySource(**arrays, **words, manifold=kind, period=turn)
+  return ArraySource(**arrays, **words, manifold=kind, period=turn, gaps=gaps)
 
 
 def _check_directional(path, x, length, kind, period):
@@ -162,7 +166,7 @@ def _indexed_part(path, row, size, split):
   return np.flatnonzero(is_test == (split == 'test'))
 
 
-def _arrays(path, names, spellings, prefix, num_classes, kind, period):
+def _arrays(path, names, spellings, prefix, num_classes, kind, period, gaps):
   # Returns the arrays of NAMES that the file has, checked.
   arrays = {}
   for what, words in spellings.items():
@@ -182,7 +186,7 @@ def _arrays(path, names, spellings, prefix, num_classes, kind, period):
       )
   if 'length' not in arrays and any(n in names for n in spellings['length']):
     raise ValueError(f'{path} has test_x and lengths: it needs test_lengths')
-  x = arrays['x'] = _checked_x(path, arrays['x'], arrays.get('length'), kind, period)
+  x = arrays['x'] = _checked_x(path, arrays['x'], arrays.get('length'), kind, period, gaps)
   if 'length' in arrays:
     arrays['length'] = arrays['length'].astype(np.int32)
   if 'label' in arrays:
@@ -208,7 +212,7 @@ def box_of(bounds: tuple[float, ...], size: int) -> tuple[tuple[float, ...], tup
   return low * repeats, high * repeats
 
 
-def _checked_x(path, x, length, kind, period):
+def _checked_x(path, x, length, kind, period, gaps):
   # Returns uint8 levels, uint16 tokens, or floats; raises ValueError for other arrays.
   if x.ndim == 1 and x.dtype.kind == 'f':
     x = x[:, None]
@@ -223,13 +227,15 @@ def _checked_x(path, x, length, kind, period):
   if length is not None:
     with naming(f'{path}'):
       check_lengths_of(length, *x.shape[:2])
+  if gaps and x.dtype.kind != 'f':
+    raise ValueError(f'{path}: gaps=True is of numbers, and x is {x.dtype}: leave gaps out')
   if x.dtype == np.uint8:
     return x[..., None] if x.ndim == 3 else x
   if x.dtype == np.uint16 and x.ndim == 2:
     return x
   if x.dtype.kind != 'f':
     raise ValueError(f'{path}: x is {x.dtype} {list(x.shape)}: {ADVICE}')
-  check_finite(x, f'{path}: x', length)
+  check_finite(x, f'{path}: x', length, gaps)
   return x
 
 

@@ -18,6 +18,7 @@ from diffusion_jax.data.spec import (
   check_lengths,
   expanded,
   mean_and_std,
+  mean_and_std_of_known,
   valid_of,
   without_padding,
 )
@@ -245,7 +246,7 @@ def measured(source: Source, one_scale: bool = False) -> Facts:
     if x.kinds:
       x = _fitted(x, elements)
     elif not x.manifold:
-      x = _standardised(x, elements, 'x', one_scale)
+      x = _standardised(x, elements, 'x', one_scale, source.facts.gaps)
   if context is not None and not context.levels:
     context = _standardised(context, arrays['context'], 'context')
   facts = source.facts._replace(x=x, context=context)
@@ -283,11 +284,13 @@ def _fitted(values, array):
   return values._replace(mean=count * (0.0,), std=count * (1.0,), knots=knots, shares=shares)
 
 
-def _standardised(values, array, name, one_scale=False):
-  check_finite(array, name)
+def _standardised(values, array, name, one_scale=False, gaps=False):
+  check_finite(array, name, gaps=gaps)
   if len(array) < 2:
     raise ValueError(f'{name} has one example: it has no standard deviation')
-  if (largest := max(float(array.max()), -float(array.min()))) > LARGEST:
+  if gaps and (empty := np.isnan(array).reshape(-1, array.shape[-1]).all(axis=0)).any():
+    raise ValueError(f'{name} has only gaps at {np.argmax(empty)} of its last axis: leave it out')
+  if (largest := max(float(np.nanmax(array)), -float(np.nanmin(array)))) > LARGEST:
     raise ValueError(
       f'{name} has numbers up to {largest:.6g}: take a unit in which they are below {LARGEST:g}'
     )
@@ -295,7 +298,7 @@ def _standardised(values, array, name, one_scale=False):
     check_value(f'{name}: mean', values.mean, tuple[Finite, ...])
     check_value(f'{name}: std', values.std, tuple[Positive, ...])
     return values
-  mean, std = mean_and_std(array)
+  mean, std = mean_and_std_of_known(array) if gaps else mean_and_std(array)
   is_category = np.array(['=' in each for each in values.names] or [False] * len(mean), bool)
   for i in np.flatnonzero((std == 0.0) & ~is_category)[: 0 if one_scale and std.any() else 1]:
     place = repr(values.names[i]) if values.names else f'{i} of its last axis'
@@ -350,7 +353,7 @@ def check_examples(arrays: dict, facts: Facts) -> dict[str, np.ndarray]:
     if values.manifold:
       directional.check(arrays[name], values.manifold, values.period, name)
     if not values.levels and not values.kinds:  # A cell of a table may be missing.
-      check_finite(arrays[name], name)
+      check_finite(arrays[name], name, gaps=facts.gaps and name == 'x')
   return arrays
 
 
@@ -368,9 +371,14 @@ def check_lengths_of(length: np.ndarray | None, count: int, size: int) -> None:
     )
 
 
-def check_finite(array: np.ndarray, name: str, length: np.ndarray | None = None) -> None:
-  """Raises ValueError for NaN and infinity in an array, but beyond each length [n] of its rows."""
-  finite = np.isfinite(array)
+def check_finite(
+  array: np.ndarray, name: str, length: np.ndarray | None = None, gaps: bool = False
+) -> None:
+  """Raises ValueError for NaN and infinity in an array, but beyond each length [n] of its rows.
+
+  gaps: NaN is a number that is not known.
+  """
+  finite = ~np.isinf(array) if gaps else np.isfinite(array)
   if length is not None:
     finite |= ~expanded(valid_of(length, array.shape[1]), array)
   if not finite.all():
@@ -411,7 +419,8 @@ class ArraySource:
   [N, ...] or None; low, high: the box of x; x_names, context_names: see
   `ArraySpec`; order: see `Source`; length: int [N], of how many elements of the first axis
   an example consists, whose rest may be anything; manifold, period: of angles and
-  directions, see `ArraySpec`. Raises ValueError for other arrays.
+  directions, see `ArraySpec`; gaps: NaN in x is a number that is not known. Raises ValueError
+  for other arrays.
   """
 
   x: np.ndarray
@@ -429,6 +438,7 @@ class ArraySource:
   tokens: bool = False
   manifold: Directional | None = None
   period: float = 0.0
+  gaps: bool = False
 
   def __post_init__(self):
     if self.length is not None:
@@ -450,7 +460,8 @@ class ArraySource:
     x = x._replace(tokens=self.tokens, manifold=self.manifold, period=self.period)
     context = self.context
     context = None if context is None else ArraySpec(context.shape[1:], names=self.context_names)
-    return Facts(x, self.num_classes, context, self.class_names, lengths=self._counts)
+    facts = Facts(x, self.num_classes, context, self.class_names, lengths=self._counts)
+    return facts._replace(gaps=self.gaps)
 
   @functools.cached_property
   def _counts(self):

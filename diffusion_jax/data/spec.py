@@ -237,6 +237,15 @@ def mean_and_std(x: np.ndarray, ddof: int = 0) -> tuple[np.ndarray, np.ndarray]:
   return np.asarray(mean, np.float64), np.asarray(np.where(rounded, 0.0, std), np.float64)
 
 
+def mean_and_std_of_known(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Returns `mean_and_std` of numbers of x [N, ..., C] that are not NaN, NaN for fewer than 2."""
+  columns = x.reshape(-1, x.shape[-1]).T
+  known = [column[~np.isnan(column)] for column in columns]
+  pairs = [mean_and_std(each) if len(each) > 1 else (np.nan, np.nan) for each in known]
+  mean, std = np.array(pairs, np.float64).T
+  return mean, std
+
+
 MOST_NUMBERS = 2**28  # the most numbers of one example, 1 GiB in float32
 MOST_TOKENS = 2**16  # the states of uint16
 
@@ -302,7 +311,7 @@ class Facts(NamedTuple):
   that are left out; examples, checksum: the number of the examples that a run
   is trained on, and their `checksum`; 0 and '' if unknown; lengths: how many examples
   have 1, 2, ... valid elements of the first axis of x, up to all of them; () of data
-  without lengths, whose elements are all valid.
+  without lengths, whose elements are all valid; gaps: NaN in x is a number that is not known.
   """
 
   x: ArraySpec
@@ -313,6 +322,7 @@ class Facts(NamedTuple):
   examples: Count = 0
   checksum: str = ''
   lengths: tuple[Count, ...] = ()
+  gaps: bool = False
 
   def as_json(self) -> Json:
     """Returns nested dicts, without what is empty but num_classes."""
@@ -371,7 +381,7 @@ def without_padding(x: np.ndarray, length: np.ndarray | None, fill: float = 0.0)
 
 
 # Fields that say which examples there are and where they may lie, not what their numbers mean.
-OF_EXAMPLES = frozenset(('skipped', 'examples', 'checksum', 'low', 'high'))
+OF_EXAMPLES = frozenset(('skipped', 'examples', 'checksum', 'low', 'high', 'gaps'))
 # Names, which data may lack, and what one of them names.
 _NAMES = {'names': 'column', 'class_names': 'class'}
 _WORDS = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.data.sources import some_of
-from diffusion_jax.data.spec import mean_and_std
+from diffusion_jax.data.spec import mean_and_std, mean_and_std_of_known
 from diffusion_jax.declared import declares
 from diffusion_jax.metrics import lattices
 from diffusion_jax.metrics.estimates import Estimate, Missing, bootstrap, check_finite, check_pair
@@ -67,9 +67,9 @@ def take_values(
     standard = standard_of(y)
     return standard.features(x), standard.features(y)
   check_padding('samples', x)
-  check_padding('the reference', y)
-  rows = y.reshape(-1, y.shape[-1])
-  mean, std = standard_of(rows[~np.isnan(rows).any(axis=1)])
+  check_finite('the reference', np.where(np.isnan(y), 0.0, y))  # It may have gaps.
+  mean, std = mean_and_std_of_known(y)
+  std = np.where(std > 0.0, std, 1.0)
   x, y = (((a - mean) / std).reshape(len(a), -1) for a in (x, y))
   return x, y
 
@@ -120,10 +120,7 @@ def _of_each_number(x):
   some = ~np.isnan(x)
   if some.all():
     return mean_and_std(x)
-  columns = [column[there] for column, there in zip(x.T, some.T, strict=True)]
-  pairs = [mean_and_std(c) if len(c) > 1 else (np.nan, np.nan) for c in columns]
-  mean, std = np.array(pairs, np.float64).T
-  return mean, std
+  return mean_and_std_of_known(x)
 
 
 @declares(

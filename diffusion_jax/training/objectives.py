@@ -213,7 +213,8 @@ def draw_inputs(
 ) -> tuple[Draws, tuple[Array, ...]]:
   """Draws the inputs of a batch, and keys for two evaluations of the network.
 
-  The level is schedule(t) for the drawn t [B], or of each element by `levels`, [B, T].
+  The level is schedule(t) for the drawn t [B], or of each element by `levels`, [B, T]; an
+  element with a NaN is not known then: it is noise, and its time_weight 0.
   coupling: pairs x_0 and eps. pads: whether the loss leaves out what pads an example;
   without it cond['valid'] raises ValueError.
   """
@@ -240,6 +241,12 @@ def draw_inputs(
   if 'valid' in cond:  # What pads an example may be anything.
     x0 = jnp.where(expand_to(cond['valid'], x0), x0, 0.0)
     share = valid_share(cond['valid'])
+  if levels is not None:
+    known = ~jnp.isnan(x0).reshape(*x0.shape[:2], -1).any(axis=-1)
+    x0 = jnp.where(expand_to(known, x0), x0, 0.0)
+    level = select_level(known, level, schedule(1.0))
+    time_weight = jnp.where(known, time_weight, 0.0)
+    share = valid_share(known & cond.get('valid', True))
   augment_keys = key_per_example(augment_key, len(x0)) if network.augment else None
   probability = network.estimate_probability
   estimated = jax.random.bernoulli(first_key, probability, x0.shape[:1])
@@ -304,7 +311,8 @@ def denoising(
   mean without it. coupling: pairs x_0 and noise; then only
   solvers of the ODE draw from the data. By default they are independent. levels: draws
   a level for each element of x [B, T, ...], as `independent_levels`, for a network
-  with level_axes=2; losses are then means over the elements that are not clean. With
+  with level_axes=2; losses are then means over the elements that are not clean; an element
+  with a NaN is not known, has no loss, and is noise for the network. With
   cond['valid'] [B, T] they are means over the elements that do not pad an example.
   params: {'network': ...}. Metrics: loss, also per quarter of t.
   """

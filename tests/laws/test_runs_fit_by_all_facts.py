@@ -59,6 +59,7 @@ ANOTHER: dict[str, Any] = {
   'knots': ((0.0,), (1.0,)),
   'shares': ((0.5,), (0.5,)),
   'manifold': 'angles',
+  'gaps': True,
   'period': 3.0,
 }
 FACTS = [
@@ -173,7 +174,7 @@ OF_PICTURES = {'shape': (8, 8, 3), 'mean': (1.0,), 'std': (2.0,)}
 def test_every_fact_is_compared_or_is_of_the_examples():
   """Facts that are not compared say which examples there are."""
   assert {path.rpartition('.')[2] for path in FACTS} == {*ANOTHER}
-  assert OF_EXAMPLES == {'skipped', 'examples', 'checksum', 'low', 'high'}
+  assert OF_EXAMPLES == {'skipped', 'examples', 'checksum', 'low', 'high', 'gaps'}
   assert not [*misfits(TABLE, TABLE)]
   for path in FACTS:
     pairs = [(TABLE, other_than(TABLE, path)), (other_than(TABLE, path), TABLE)]

@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
+from diffusion_jax.testing import oracles
 from diffusion_jax.training import objectives, vdm
 from diffusion_jax.training.objectives import Context, Network
 from tests.transcribed import transcribes
@@ -59,6 +60,66 @@ def test_the_loss_is_a_mean_over_noisy_elements(kind, weight, key):
   for q in range(1, 5):
     of = noisy & (quarter == q)
     assert_allclose(found[f'loss_quarter_{q}'], each[of].mean(), rtol=1e-5)
+
+
+def test_what_is_not_known_is_noise_and_has_no_loss(key):
+  """The loss is the mean over the known elements; the other number of one counts for nothing."""
+  gaps = np.random.default_rng(1).random((B, T)) < 0.3
+  some, other = X0.copy(), X0.copy()
+  some[gaps, 1] = other[gaps, 1] = np.nan
+  other[gaps, 0] = 7.0
+  loss = objective(clean=0.0)
+
+  @jax.jit
+  def both(x):
+    inputs, keys = loss.draw(key, {'x': x}, Context())
+    of = lambda p: loss.loss({'network': p}, Context(), inputs, keys)[0]
+    return inputs, jax.value_and_grad(of)(PARAMS['network'])
+
+  inputs, (value, slope) = jax.device_get(both(some))
+  assert jax.device_get(both(other)[1]) == (value, slope) and np.isfinite(slope)
+  assert_allclose(inputs.level.t[gaps], 1.0)
+  assert_allclose(inputs.xt[gaps], inputs.level.sigma[gaps][:, None] * inputs.eps[gaps], rtol=1e-6)
+  whole = drawn(loss, key)
+  assert_allclose(inputs.level.t[~gaps], whole.level.t[~gaps])
+  alpha, sigma = (np.asarray(a, np.float64)[..., None] for a in inputs.level[1:])
+  eps, x0 = np.float64(inputs.eps), np.float64(X0)
+  output = 0.7 * (alpha * x0 + sigma * eps) + 0.1 * (2.0 * np.log(alpha / sigma))
+  each = np.mean((output - (alpha * eps - sigma * x0)) ** 2, axis=-1)
+  assert_allclose(value, each[~gaps].mean(), rtol=1e-5)
+
+
+def test_the_exact_denoiser_has_the_least_loss_of_data_with_gaps(key):
+  """The loss of an AR(1) is the variance of what is known given x_t, and its slope there is 0.
+
+  The oracle's level at a gap is noise, so that the gap is integrated out.
+  """
+  rng, size, count = np.random.default_rng(2), 4, 4096
+  cov = 0.8 ** abs(np.subtract.outer(np.arange(size), np.arange(size)))
+  x = rng.multivariate_normal(np.zeros(size), cov, count).astype(np.float32)
+  gaps = rng.random(x.shape) < 0.3
+  exact = oracles.gaussian(np.zeros(size), cov)
+
+  def network(params, x, noise, cond, *, key=None):
+    alpha, sigma = (jnp.sqrt(jax.nn.sigmoid(a)) for a in (noise, -noise))
+    level = dj.NoiseLevel(jnp.zeros_like(alpha), alpha, sigma)
+    return params * exact.denoise(x[..., 0], level).x0[..., None]
+
+  loss = objective('x0', lambda level: jnp.ones_like(level.t), clean=0.0, network_fn=network)
+
+  @jax.jit
+  def run(x):
+    inputs, keys = loss.draw(key, {'x': x}, Context())
+    of = lambda p: loss.loss({'network': p}, Context(), inputs, keys)[0]
+    return inputs.level, jax.value_and_grad(of)(1.0)
+
+  level, (value, slope) = jax.device_get(run(np.where(gaps, np.nan, x)[..., None]))
+  snr = np.exp(2.0 * np.log(np.float64(level.alpha) / level.sigma))
+  left = np.linalg.inv(np.linalg.inv(cov)[None] + snr[..., None] * np.eye(size)[None])
+  variance = np.diagonal(left, axis1=1, axis2=2)[~gaps]
+  error = 4.5 * np.sqrt(2.0) * np.sqrt(np.mean(variance**2) / variance.size)
+  assert abs(value - variance.mean()) < error < 0.1 * variance.mean()
+  assert abs(slope) < 2.0 * error
 
 
 def test_gradients_are_finite_where_elements_are_clean(key):

@@ -16,6 +16,7 @@ from diffusion_jax.metrics.calibration import LEAST_PAIRS
 from diffusion_jax.metrics.forecasts import LAW
 
 OF_SETS = 'sliced_w2', 'energy', 'moments'
+OF_GAPS = ('moments',)
 OF_DIRECTIONS = ('chordal_energy',)
 OF_ROWS = 'shape', 'trend', 'alpha_precision', 'copies', 'categories', 'detection'
 LEAST_ROWS = 50  # of a split, with which a classifier finds anything
@@ -64,6 +65,8 @@ def of_data(model: Model) -> Json:
     return {'metrics': _of_rows(model), **_fewer(model)}
   if facts.x.manifold:
     return {'metrics': OF_DIRECTIONS, **_fewer(model)}
+  if facts.gaps:
+    return {'metrics': OF_GAPS, **_fewer(model)}
   if model.plan is None:
     return {'metrics': (next(iter(of_kind)),)}
   likelihood = tuple(n for n in _LIKELIHOODS if n in of_kind and _is_of(of_kind[n], c, facts))[:1]

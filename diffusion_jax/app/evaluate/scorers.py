@@ -390,7 +390,8 @@ def reference_source(model: Model, name: str) -> Source:
     if tables.is_csv(name, x):
       source = mixed.of_columns(name, x) if x.kinds else tables.csv_table(name, x.names)
     else:
-      source = npz.npz(name, kind=x.manifold, period=x.period or None)
+      gaps = model.facts.gaps
+      source = npz.npz(name, kind=x.manifold, period=x.period or None, gaps=gaps)
   theirs, ours = (each._replace(x=each.x.written) for each in (source.facts, model.facts))
   unread = *datasets.STATISTICS, 'num_classes', 'class_names', 'context'
   for fact, one, other in misfits(theirs, ours, unread):

@@ -322,6 +322,36 @@ LENGTHS = (
   ),
 )
 
+# -- gaps ----------------------------------------------------------------------
+
+_OF_WHOLE_EXAMPLES = (
+  *(f'conditioning.{name}' for name in ('image', 'self_conditioning', 'augment')),
+  'latent',
+)
+
+
+def _metric_of_known_numbers(c, facts):
+  metrics = sections.of_metrics(c.evaluation) if facts.gaps else ()
+  return next((name for name in metrics if name != 'moments'), '')
+
+
+GAPS = (
+  Row(
+    lambda c, facts: facts.gaps and c.at('objective.levels') is None,
+    'config.data.gaps=True: a number that is not known is noise among others that are less noisy: '
+    'set objective.levels, as configs/rollout.py, or fill the gaps',
+  ),
+  Row(
+    lambda c, facts: facts.gaps and next((path for path in _OF_WHOLE_EXAMPLES if c.at(path)), ''),
+    'config.{it} is of whole examples, and these data have gaps: leave it out',
+  ),
+  Row(
+    _metric_of_known_numbers,
+    'config.evaluation.metrics={it} is of whole examples, and these data have gaps: take moments',
+    EVALUATE,
+  ),
+)
+
 # -- guidance ------------------------------------------------------------------
 
 
@@ -475,5 +505,5 @@ EDITS = (
 
 CONFLICTS = (
   *(*MACHINE, *DECLARED, OF_NUMBERS, OF_TOKENS, OF_DIRECTIONS),
-  *(*LENGTHS, *GUIDANCE, *EDITS),
+  *(*LENGTHS, *GAPS, *GUIDANCE, *EDITS),
 )

@@ -315,7 +315,7 @@ def neighbours(run: Run, samples: np.ndarray | None) -> Film | None:
     samples = next((read_first(model, path, _PICTURES) for path in drawn), None)
   source = datasets.source_of(model.config)
   size = len(source) * math.prod(source.facts.x.shape)
-  has_no_distance = values.kinds or values.tokens or values.manifold
+  has_no_distance = values.kinds or values.tokens or values.manifold or model.facts.gaps
   if samples is None or size > _MOST_PIXELS or has_no_distance:
     return None  # How near the rows of a table are is a metric, copies; tokens are not near.
   samples = samples[:_PICTURES]
