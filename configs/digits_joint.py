@@ -2,8 +2,10 @@ r"""Digits and their labels from one model: pictures given labels, labels given 
 
 The U-Net of digits.py, whose label is a masked state with a head of its own; some of the
 two are held clean or at noise in training, so that one network has every conditional
-(UniDiffuser, Bao et al. 2023). docs/joint.md has the words of sampling.drawn, and
-docs/results.md what was measured.
+(UniDiffuser, Bao et al. 2023); 717,644 parameters. docs/joint.md has the words of
+sampling.drawn. Measured by one training: the most probable label is right for 98.9 % +- 0.6
+of the test digits (a judge: 99.4 % +- 0.4), and the judge agrees with 96.2 % +- 0.6 of the
+labels that are given, and 95.5 % +- 0.7 of those drawn with their pictures (docs/results.md).
 
   python launch.py --config=configs/digits_joint.py
   python launch.py --config=configs/digits_joint.py --mode=sample
