@@ -187,7 +187,7 @@ def metrics_of_models():
   """Yields a row for each metric of a model on real images."""
   yield 'metric', 'what it is', 'what it needs'
   first = metrics.OF_DIFFUSION
-  for name, says in declared({**first, **metrics.OF_VAES, **first}):
+  for name, says in declared({**first, **metrics.OF_VAES, **metrics.OF_LABELLED, **first}):
     yield f'`{name}`', says.what, says.needs
 
 

@@ -114,6 +114,7 @@ def files_of_the_reader(rng):
   np.save('beginning.npy', np.zeros((1, 8, 1)))
   gaps = rng.random((40, 32, 1)) < 0.3
   np.savez('gappy.npz', x=np.where(gaps, np.nan, rng.normal(size=gaps.shape)))
+  np.savez('tokens.npz', x=rng.integers(0, 50_257, (40, 16), np.uint16))
   np.savez('torsions.npz', x=rng.uniform(-180.0, 180.0, (40, 2)))
   np.savez('series.npz', x=rng.normal(size=(40, 32, 1)), lengths=rng.integers(8, 33, 40))
   houses = [
