@@ -3,7 +3,7 @@ r"""A table of numbers, dates and categories: rows like its own, and any cells g
 Columns are tokens, which a perceptron of 3 blocks of 512 channels reads, or a small
 transformer, 4 blocks of 96 channels. Adult, of 15 columns, takes 12 minutes of one core.
 Numbers go by their quantiles to a normal and have Gaussian noise, categories are masked. Kinds
-of columns are told from their cells; missing cells are not known (docs/tables.md).
+of columns are told from their cells; samples have gaps as the table (docs/tables.md).
 
   python launch.py --config=configs/table.py
   python launch.py --config=configs/table.py --config.data.path=my.csv

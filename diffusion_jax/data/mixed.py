@@ -65,7 +65,7 @@ def table(
   split: str = 'train',
   x: tuple[str, ...] = (),
   categories: tuple[str, ...] = (),
-  missing: Literal['unknown', 'drawn'] = 'unknown',
+  missing: Literal['drawn', 'unknown'] = 'drawn',
   header: bool | None = None,
   test_path: ReadPath = '',
   test_fraction: Rate = 0.1,
@@ -73,9 +73,9 @@ def table(
   """Reads the rows of a CSV file, with a number for each cell.
 
   path: of the file; '': customers that are drawn, of a known law. x: its columns; () for all.
-  categories: columns of numbers that are read as categories, such as codes. missing: an empty
-  cell is not known, and a model draws every cell; with 'drawn' a category for each column that
-  has empty cells says whether a cell is there, so that samples have as many. header: whether
+  categories: columns of numbers that are read as categories, such as codes. missing: a category
+  for each column that has empty cells says whether a cell is there, so that samples have as many;
+  with 'unknown' such a cell is not known, and a model draws every cell. header: whether
   the first row names the columns; None: as it seems. The test split is test_path, or else a
   fixed random test_fraction. Raises ValueError that names row and column, or FileNotFoundError.
   """

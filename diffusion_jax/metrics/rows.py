@@ -239,17 +239,22 @@ def coverage(samples: np.ndarray, reference: np.ndarray, sizes: np.ndarray) -> f
 # -- as metrics --------------------------------------------------------------------
 
 
+def _cells(name, arrays, sizes, key='values', what='samples'):
+  # Returns rows, float64 [N, C], without the last columns, which say what is missing: NaN does.
+  return np.asarray(take(name, arrays, key, what), np.float64)[:, : len(sizes)]
+
+
 def _sets(name, samples, reference, beside):
   # Returns ({'': samples, and of SETS}, reference, rows of the other split, sizes). The sets have
   # equal numbers of rows where the data have another split.
-  rows, real = take(name, samples, 'values'), take(name, reference, 'values', 'reference')
   sizes, others = reference['sizes'], reference.get('others')
-  rows, real = (np.asarray(x, np.float64) for x in (rows, real))
+  rows = _cells(name, samples, sizes)
+  real = _cells(name, reference, sizes, what='reference')
   if min(len(rows), len(real)) < 2:
     raise Missing(f'{name} needs 2 rows or more of the samples and of the reference')
   count = len(rows)
   if beside and others is not None:
-    others = np.asarray(others, np.float64)
+    others = _cells(name, reference, sizes, 'others', 'reference')
     count = min(count, len(others))
     others = others[some_of(others, count)]
   elif others is None:
@@ -341,14 +346,16 @@ def usefulness(target: str = '', beside: bool = True) -> SampleMetric:
   """`utility` of the column `target`, '' for the last one; of `real`: trained on reference rows."""
 
   def compute(samples, reference):
-    real = np.asarray(take('usefulness', reference, 'values', 'reference'), np.float64)
-    names, sizes = [*map(str, reference['names'])], reference['sizes']
+    sizes = reference['sizes']
+    names = [*map(str, reference['names'])][: len(sizes)]
+    real = _cells('usefulness', reference, sizes, what='reference')
     if 'others' not in reference:
       raise Missing('usefulness needs rows of the other split')
     if target and target not in names:
       raise ValueError(f'usefulness: target={target} is not a column: {", ".join(names)}')
-    column, test = names.index(target) if target else len(names) - 1, reference['others']
-    rows = np.asarray(take('usefulness', samples, 'values'), np.float64)
+    column = names.index(target) if target else len(names) - 1
+    test = _cells('usefulness', reference, sizes, 'others', 'reference')
+    rows = _cells('usefulness', samples, sizes)
     sets = {'': rows} | (
       {'real': real} | simple_rows.drawn(real, sizes, len(rows)) if beside else {}
     )
@@ -371,12 +378,13 @@ def copies_of_rows(beside: bool = True) -> SampleMetric:
   """`closest` of samples beside as many rows of the other split; copies have the distance 0."""
 
   def compute(samples, reference):
-    rows = np.asarray(take('copies', samples, 'values'), np.float64)
-    real, sizes = np.asarray(reference['values'], np.float64), reference['sizes']
+    sizes = reference['sizes']
+    rows = _cells('copies', samples, sizes)
+    real = _cells('copies', reference, sizes, what='reference')
     count = min(len(rows), MOST_NEAR, len(reference.get('others', rows)))
     sets = {'': rows[:count]}
     if beside and 'others' in reference:
-      others = np.asarray(reference['others'], np.float64)
+      others = _cells('copies', reference, sizes, 'others', 'reference')
       sets['_real'] = others[some_of(others, count)]
     scores = []
     for of, x in sets.items():

@@ -20,6 +20,6 @@ def test_customers_have_their_law():
 
 
 def test_its_cells_are_read_as_those_of_a_file():
-  source = mixed.table()
+  source = mixed.table(missing='unknown')
   assert len(source) == 5400 and np.isnan(source.x).any()
   assert source.spec.kinds == ('category', 'category', 'number', 'date', *['number'] * 3)

@@ -32,7 +32,7 @@ def csv(tmp_path):
 
 
 def read(path, **fields):
-  return mixed.table(path, **{'test_fraction': 0.0, **fields})
+  return mixed.table(path, **{'test_fraction': 0.0, 'missing': 'unknown', **fields})
 
 
 def written(source, x=None):
@@ -66,8 +66,9 @@ def test_models_see_missing_cells_as_nan_and_numbers_as_normal(csv):
   assert_array_equal(z[:, member], [1, 0, 1, 1])
 
 
-def test_whether_a_cell_is_there_may_be_drawn(csv):
-  source = read(csv(PEOPLE), missing='drawn')
+def test_whether_a_cell_is_there_is_drawn(csv):
+  source = mixed.table(csv(PEOPLE), test_fraction=0.0)
+  assert_array_equal(source.x, read(csv(PEOPLE), missing='drawn').x)
   spec = measured(source).x
   assert spec.names[-3:] == ('age present', 'zip present', 'joined present')
   at, there = spec.names.index('age'), spec.names.index('age present')

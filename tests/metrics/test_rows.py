@@ -181,3 +181,20 @@ def test_missing_cells_have_no_part(rng):
   assert_allclose(rows.shape_errors(real[:, :2], real[:, :2], SIZES[:2]), 0.0)
   empty = np.full((400, 4), np.nan)
   assert np.isnan(rows.shape_errors(empty, real, SIZES)).all()
+
+
+@pytest.mark.parametrize(
+  'metric',
+  [
+    *(rows.shape, rows.trend, rows.categories, rows.copies_of_rows, rows.alpha_precision),
+    *(rows.usefulness, rows.detection),
+  ],
+  ids=lambda metric: metric.__name__,
+)
+def test_what_says_which_cells_are_missing_is_no_column(metric, rng):
+  """The last columns, which have no size, change no score; the target is the last own one."""
+  sets = [table(rng, 120) for _ in range(3)]
+  right = scores(metric(beside=False), *sets)
+  more = [np.concatenate([x, np.isnan(x[:, :2])], axis=1) for x in sets]
+  names = 'a', 'b', 'c', 'd', 'a present', 'b present'
+  assert scores(metric(beside=False), *more, names=names) == right and right

@@ -338,10 +338,13 @@ def protocols_of(c: Node, metric: list[Scored], references: References) -> Json:
 def names_of(model: Model) -> dict[str, np.ndarray]:
   """Returns the names of the columns of x, if they have any, and what else says what x is.
 
-  sizes: of a table, how many categories; manifold: of directions, their kind and period.
+  sizes: of a table, how many categories each of its own columns has, which are the first;
+  manifold: of directions, their kind and period.
   """
   x = model.facts.x
-  more = {'sizes': np.array([len(texts) for texts in x.categories])} if x.kinds else {}
+  cells = zip(x.kinds, x.categories, strict=True)
+  sizes = np.array([len(texts) for kind, texts in cells if kind != 'presence'])
+  more = {'sizes': sizes} if x.kinds else {}
   more |= {'manifold': np.array([x.manifold, str(x.period)])} if x.manifold else {}
   return {'names': np.array(x.names), **more}
 

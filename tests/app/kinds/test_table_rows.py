@@ -25,6 +25,7 @@ from tests.app.fields import within
 
 COUNT = 2000
 FEW = within('sampling', num_samples=COUNT, batch_size=COUNT, num_steps=20)
+FEW |= {'data.missing': 'unknown'}
 COLUMNS = 'region', 'member', 'age', 'since', 'visits', 'spent', 'income'
 
 
@@ -153,7 +154,7 @@ def test_a_table_of_ones_own(tmp_path, capsys):
     for i in range(60)
   ]
   path.write_text('\n'.join(lines))
-  fields = {'data.path': path, 'data.missing': 'drawn', 'sampling.num_samples': 50}
+  fields = {'data.path': path, 'data.missing': 'drawn', 'sampling.num_samples': 50}  # the default
   workdir = untrained(trial('table', **FEW | fields), tmp_path / 'mine', deviation=0.0)
   x, (head, *rows) = sample(workdir)
   assert head == ['column1', 'column2', 'column3', 'column4'] and len(rows) == 50
