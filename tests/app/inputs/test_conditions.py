@@ -64,7 +64,10 @@ def test_networks_of_other_runs_get_the_context_itself(guided, flags):
   values = ArraySpec((2,), 0, (0.0, 0.0), (1.0, 2.0))
   code = lambda params, cond: {'context_code': 10.0 * cond['context']}
   model: Any = SimpleNamespace(
-    noisy=SimpleNamespace(context_code=code), facts=SimpleNamespace(context=values), config=config
+    noisy=SimpleNamespace(context_code=code),
+    facts=SimpleNamespace(context=values),
+    config=config,
+    given='',
   )
   context, rows = np.array([[1.0, 4.0], [3.0, 8.0]]), np.array([0, 1, 1])
   given = {'context': values.encode(context)[rows]}

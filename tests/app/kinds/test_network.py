@@ -182,7 +182,7 @@ def test_its_samples_follow_its_own_schedule(learned):
     params_of(learned),
   )
   drawing = generate(model, make_mesh(model.config))
-  images, _ = drawing(params, np.arange(2), {})
+  images, *_ = drawing(params, np.arange(2), {})
   params['schedule']['bias'] = params['schedule']['bias'] + 2.0
   assert not np.allclose(images, drawing(params, np.arange(2), {})[0])
 
