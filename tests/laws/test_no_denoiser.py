@@ -50,7 +50,8 @@ def test_flow_maps_and_what_makes_no_images_estimate_nothing():
   of_denoisers = diffusion.SCHEMA, latent.SCHEMA
   for kind in store.KINDS:
     estimates = {declared_by(x).estimates for x in kind.tables['objective'].values()}
-    is_denoiser = kind in of_denoisers or kind.kind == 'a diffusion model of states'
+    of_states = 'a diffusion model of states', 'a diffusion model of labelled examples'
+    is_denoiser = kind in of_denoisers or kind.kind in of_states
     assert estimates == {is_denoiser}, kind.kind
 
 

@@ -26,6 +26,7 @@ OF_LEVELS = {
   'a diffusion model': ('elbo',),
   'a diffusion model of latents': ('ode',),
   'a diffusion model of states': ('elbo',),
+  'a diffusion model of labelled examples': ('elbo',),
   'a VAE': ('elbo',),
   'a classifier': ('accuracy',),
   'a flow map': SETS,
