@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from diffusion_jax.networks.layers import Dense
 from diffusion_jax.networks.options import Checked
 from diffusion_jax.ranges import Size
 
@@ -34,6 +35,6 @@ class LabelledNetwork(Checked):
     h = self.network(x['x'], noise['x'], seen, train=train).astype(jnp.float32)
     own = nn.silu(h[..., channels:])
     own = own.reshape(len(own), -1, self.features).mean(axis=1)
-    own = nn.silu(nn.Dense(4 * self.features, name='label_in')(own))
-    logits = nn.Dense(self.num_classes + 1, name='label_out')(own)
+    own = nn.silu(Dense(4 * self.features, name='label_in')(own))
+    logits = Dense(self.num_classes + 1, name='label_out')(own)
     return {'x': h[..., :channels], 'label': logits}
