@@ -15,7 +15,7 @@ from re import _constants as sre, _parser as parser  # pyright: ignore[reportAtt
 
 import pytest
 
-from diffusion_jax.data import cells, set_files
+from diffusion_jax.data import cells, notations, set_files
 from diffusion_jax.metrics import published
 
 PACKAGE = Path(__file__).parent.parent / 'diffusion_jax'
@@ -164,6 +164,9 @@ TABLES = {
   ],
   'metrics/published.py': [*published.ORIGINS],
   'data/code_sums.py': ['^some_name(/|\\.py,)'],
+  'data/notations.py': [
+    x.pattern for x in (*notations._WHOLE.values(), notations._MARKED, notations._EXAMPLE)
+  ],
 }
 
 

@@ -107,7 +107,7 @@ def test_samples_are_draws_of_the_prior_decoded():
   model = made()
   params = normal_params(model)
   drawing = generate(model, make_mesh(model.config))
-  whole, _ = drawing(params, np.arange(4), {})
+  whole, *_ = drawing(params, np.arange(4), {})
   assert_allclose(drawing(params, np.arange(2, 4), {})[0], whole[2:], atol=1e-5)
   assert np.ptp(whole, axis=0).max() > 1e-4
   key = jax.random.fold_in(stream(0, 'vae_sampling'), 3)
@@ -158,7 +158,7 @@ def test_a_chain_literally():
   for i, end in zip((0, 1, -1), ends, strict=True):
     assert_allclose(ways[:, i], end, atol=1e-5)
   drawing = generate(model, make_mesh(model.config))
-  sample, _ = drawing(params, np.arange(5, 6), {})
+  sample, *_ = drawing(params, np.arange(5, 6), {})
   assert_allclose(sample, drawn, atol=1e-5)
 
 
