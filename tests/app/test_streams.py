@@ -76,7 +76,7 @@ def sampling_noise(model, schedule):
   """Returns the first noise of images 0..3, and the noise of the steps."""
   params = normal_params(model, deviation=0)  # so that eps is 0
   mesh = make_mesh(model.config)
-  _, states = generate(model, mesh)(params, INDEX, {'label': INDEX})
+  _, states, _ = generate(model, mesh)(params, INDEX, {'label': INDEX})
   path = np.stack(list(frames_of(model, mesh, params, states).values()))
   alpha = np.asarray(level_grid(schedule, len(path) - 1).alpha)
   ratio = (alpha[1:] / alpha[:-1]).reshape(-1, 1, 1, 1, 1)
