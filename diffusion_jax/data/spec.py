@@ -206,7 +206,7 @@ def uniform_of(rows: np.ndarray, seed: int) -> np.ndarray:
   for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # of SplitMix64
     z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
   z ^= z >> np.uint64(31)
-  return ((z >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+  return np.asarray((z >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def mean_and_std(x: np.ndarray, ddof: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -102,6 +102,7 @@ def once(function):
     of_data = config.at('objective.coupling') or config.at('conditioning.image')
     simple = config.objective.name == 'denoising' and not of_data
     fields = fields_of(config, _NOT_IN_STEPS + _NOT_IN_DENOISING * simple)
+    parts.append(config.at('data.gaps'))  # With lengths, which gaps exclude, it is another step.
     key = json.dumps(fields), str(parts)
     if key not in made:
       made[key] = function(*args)
