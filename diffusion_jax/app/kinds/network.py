@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,25 @@ from diffusion_jax.training import augmentation, objectives
 from diffusion_jax.training.conditions import ImageCondition
 
 # -- what a network sees --------------------------------------------------------
+
+
+class ObjectiveFacts(TypedDict):
+  """The parameters of objectives that follow from the rest of a config.
+
+  schedule: None for a learned schedule; teacher: (frozen, cond) -> Denoiser.
+  """
+
+  network: dj.Network
+  schedule: dj.Schedule | None
+  make_schedule: Callable[..., dj.Schedule]
+  schedule_steps: int
+  total_steps: int
+  num_levels: int
+  sigma_data: float
+  sigma_min: float | None
+  sigma_max: float | None
+  rho: float | None
+  teacher: Callable[..., dj.Denoiser] | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -385,23 +404,25 @@ class ConfiguredNetwork:
       )
     return own
 
-  def objective_facts(self, network: dj.Network, teacher: Callable | None) -> dict[str, Any]:
+  def objective_facts(self, network: dj.Network, teacher: Callable | None) -> ObjectiveFacts:
     """Returns the parameters of objectives that follow from the rest of the config.
 
-    network: what the objective is of; see `diffusion.ObjectiveFacts`.
+    network: what the objective is of.
     """
     schedule, process = self.config.schedule, self.process
-    return {
-      'network': network,
-      'schedule': None if process.is_learned else self.schedule(),
-      'make_schedule': self.schedule,
-      'schedule_steps': process.steps,
-      'total_steps': self.config.training.num_steps,
-      'num_levels': self.facts.x.levels,
-      'sigma_data': process.parametrization.sigma_data,
-      'teacher': teacher,
-      **{name: schedule.get(name) for name in ('sigma_min', 'sigma_max', 'rho')},
-    }
+    return ObjectiveFacts(
+      network=network,
+      schedule=None if process.is_learned else self.schedule(),
+      make_schedule=self.schedule,
+      schedule_steps=process.steps,
+      total_steps=self.config.training.num_steps,
+      num_levels=self.facts.x.levels,
+      sigma_data=process.parametrization.sigma_data,
+      sigma_min=schedule.get('sigma_min'),
+      sigma_max=schedule.get('sigma_max'),
+      rho=schedule.get('rho'),
+      teacher=teacher,
+    )
 
   @property
   def uncertainty(self) -> LogVariance | None:

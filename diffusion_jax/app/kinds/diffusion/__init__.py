@@ -12,26 +12,6 @@ from diffusion_jax.app.kinds.rules import GUIDED_ALONE
 from diffusion_jax.app.kinds.sampling import ALIASES
 from diffusion_jax.metrics import table
 
-
-class ObjectiveFacts(TypedDict):
-  """The parameters of objectives that follow from the rest of a config.
-
-  schedule: None for a learned schedule; teacher: (frozen, cond) -> Denoiser.
-  """
-
-  network: dj.Network
-  schedule: dj.Schedule | None
-  make_schedule: Callable[..., dj.Schedule]
-  schedule_steps: int
-  total_steps: int
-  num_levels: int
-  sigma_data: float
-  sigma_min: float | None
-  sigma_max: float | None
-  rho: float | None
-  teacher: Callable[..., dj.Denoiser] | None
-
-
 COMMON = 'data', 'optimizer', 'edit'
 
 SCHEMA = Schema(
@@ -46,7 +26,7 @@ SCHEMA = Schema(
   },
   facts={
     'network': ('in_channels', 'out_channels', 'inputs', 'gamma_min', 'gamma_max'),
-    'objective': ObjectiveFacts.__annotations__,
+    'objective': network.ObjectiveFacts.__annotations__,
     'noise_input': ('schedule_steps',),
     'sampler': ('schedule',),
     'schedule': (),

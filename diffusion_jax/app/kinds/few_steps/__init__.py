@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import diffusion_jax as dj
-from diffusion_jax.app.kinds import choices, diffusion, sampling
+from diffusion_jax.app.kinds import choices, diffusion, network, sampling
 from diffusion_jax.app.kinds.choices import TIMES, deferred, named
 from diffusion_jax.app.kinds.couplings import NOISY_STEP
-from diffusion_jax.app.kinds.diffusion import COMMON, ObjectiveFacts
+from diffusion_jax.app.kinds.diffusion import COMMON
 from diffusion_jax.app.kinds.rules import Row
 from diffusion_jax.app.kinds.sampling import Respaced, Sampling, Steps
 from diffusion_jax.core.levels import Schedule
@@ -135,7 +135,7 @@ _RULES = (
 )
 
 # Without a parametrization, sigma_data is a field.
-_FACTS = {*ObjectiveFacts.__annotations__} - {'sigma_data'}
+_FACTS = {*network.ObjectiveFacts.__annotations__} - {'sigma_data'}
 SCHEMA = diffusion.SCHEMA._replace(
   kind='a flow map',
   tables=_TABLES,
