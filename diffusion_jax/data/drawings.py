@@ -453,7 +453,7 @@ def _on_maps(manifold, x, data, groups):
 
 
 def _angles_of_rotations(ax, sets, i):
-  # Densities over degrees, and that of uniform rotations, (1 - cos) / 180.
+  # Densities over degrees, and the density of uniform rotations, (1 - cos) / 180.
   edges = np.linspace(0.0, 180.0, 37)
   for array, colour, *_ in sets:
     q = array[:, i]

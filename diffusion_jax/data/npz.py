@@ -111,7 +111,7 @@ def _check_directional(path, x, length, kind, period):
 
 
 def _vocabulary(path, x, names, spellings, vocabulary):
-  # Returns how many tokens the arrays x of a file have; 0: they are none.
+  # Returns the number of tokens in the vocabulary of a file; 0: x has no tokens.
   if x.dtype != np.uint16 and not vocabulary:
     return 0
   if x.dtype not in (np.uint8, np.uint16) or x.ndim != 2:

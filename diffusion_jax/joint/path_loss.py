@@ -36,7 +36,7 @@ def path_loss(
   """Computes the diffusion loss along a path of levels in nats, an unbiased draw, [B].
 
   It is the sum over variables of the integral of their loss over their own time. The losses
-  must be those of the bound: `gaussian` with `vdm_weight(schedule)`, and `states`. With
+  must be the terms of the bound: `gaussian` with `vdm_weight(schedule)`, and `states`. With
   `prior_kl` at the first level and a decoder at the last noisy one it is a bound of -log p(x0).
 
   Args:

@@ -111,7 +111,7 @@ def joint_elbo(num_times: Size = 16, t_min: Probability = 0.01) -> ModelMetric:
 def until(schedule: dj.Schedule, t_min: float, grids) -> dict[str, dj.NoiseLevel]:
   """Returns grids of x from noise to t_min, and of the label to clean data.
 
-  In the last step x stays. grids: levels of x -> those of both.
+  In the last step x stays. grids: levels of x -> levels of both.
   """
   rate = jnp.log1p(schedule(jnp.asarray([1.0, t_min])).snr)
   half = STEPS // 2

@@ -1,7 +1,7 @@
 """Three simple models of a table, which a good one has to beat.
 
 Independent columns have no pairs. SMOTE (Chawla et al. 2002) moves a row towards one of its
-nearest rows; categories are those of most of them (SMOTENC, as in imbalanced-learn, of the whole
+nearest rows; categories are the commonest among them (SMOTENC, as in imbalanced-learn, of the whole
 table in place of a class).
 
 The mixture has K components. In a component columns are independent: numbers, taken by
@@ -99,7 +99,7 @@ def interpolated(
   """Returns rows that are moved towards one of their neighbours, [n, C].
 
   near: the neighbours of each, [n, K]; draws: which row, which neighbour, and the part of the way,
-  [n] each. A category is that of most neighbours, of equals by the larger of ties [n, K] < 1.
+  [n] each. A category is the commonest among the neighbours, of equals by the larger of ties [n, K] < 1.
   """
   base, which, step = draws
   start, end = rows[base], rows[near[np.arange(len(base)), which]]

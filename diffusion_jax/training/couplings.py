@@ -126,7 +126,7 @@ def entropic_coupling(
 
 
 def is_straight(schedule: Schedule) -> bool:
-  """Returns whether the paths of a schedule are straight, as of `RectifiedFlowSchedule`.
+  """Returns whether the paths of a schedule are straight, such as `RectifiedFlowSchedule`.
 
   Any coupling has alpha' E[x_0 | x_t] + sigma' E[eps | x_t] as the velocity of its ODE; on straight
   paths the least total |x_0 - eps|^2 is optimal transport.

@@ -439,7 +439,7 @@ class ConfiguredNetwork:
     return functional.encode_context(self.network, params['network'], rows, self.state_shape)
 
 
-# Names of parameters besides those of an objective.
+# Parameters that an objective of the user's may not name.
 _NAMES = 'network', 'schedule', 'uncertainty', 'autoencoder', 'teacher'
 
 

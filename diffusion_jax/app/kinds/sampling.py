@@ -403,7 +403,7 @@ def at_step(levels: Grids, i: int) -> Any:
 
 
 def of_numbers(levels: Grids) -> dj.NoiseLevel:
-  """Returns the grid of x, of those of several variables."""
+  """Returns the grid of x among the grids of several variables."""
   return levels['x'] if isinstance(levels, Mapping) else levels
 
 

@@ -223,7 +223,7 @@ def described(content: Json) -> str:
 
 
 def in_short(content: Json) -> str:
-  """Returns a line that says where the losses are, and what has none."""
+  """Returns a line that says where the losses are, and lines of what lacks them."""
   where = f'losses of exact denoisers: {FILE}, and the report ({content["seconds"]:.1f} s)'
   return '\n'.join([where] * bool(content['losses']) + content['no_floor'])
 
