@@ -99,7 +99,8 @@ def interpolated(
   """Returns rows that are moved towards one of their neighbours, [n, C].
 
   near: the neighbours of each, [n, K]; draws: which row, which neighbour, and the part of the way,
-  [n] each. A category is the commonest among the neighbours, of equals by the larger of ties [n, K] < 1.
+  [n] each. A category is the commonest among the neighbours, of equals by the larger of ties
+  [n, K] < 1.
   """
   base, which, step = draws
   start, end = rows[base], rows[near[np.arange(len(base)), which]]
