@@ -8,6 +8,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from numpy.testing import assert_allclose
 from scipy.stats import norm
@@ -19,8 +20,11 @@ from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.diffusion import SCHEMA
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.core.keys import as_one_key
+from diffusion_jax.networks.functional import network_fn
+from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
+from diffusion_jax.training import objectives
 from diffusion_jax.training.objectives import Context
 from tests.app import test_cli
 from tests.app.conftest import SMALL
@@ -278,6 +282,42 @@ def test_the_network_and_objective_of_own_parts_are_trained(own_parts):
   )
   plain, _ = parts.objective(zeros, model.noisy.schedule())({'network': {}}, Context(), key, batch)
   assert_allclose(plain, np.abs(batch['x']).mean(dtype=np.float64), rtol=1e-5)
+
+
+def test_the_alignment_of_own_parts_trains_its_head(own_parts):
+  """Its error alone is that of denoising; h and the head come to agree with the average's h."""
+  parts, model = own_parts
+  module = MLP(16, 2, out_channels=1)
+  network = dj.Network(network_fn(module), dj.logsnr_input, parametrization='v')
+  schedule, key = model.noisy.schedule(), jax.random.key(1)
+  images, _ = datasets.source_of(model.config).read(np.arange(16)).values()
+  batch = {'x': np.float32(images / 127.5 - 1)}
+  objective, plain = (
+    parts.aligned(network, schedule, at=1, channels=16, share=share) for share in (1.0, 0.0)
+  )
+  first = {'network': module.init(key, batch['x'], np.ones(16))['params']}
+  params, optimizer = first | objective.parameters(key), optax.adam(3e-3)
+  usual = objectives.denoising(network, schedule, times=dj.uniform_times, weight=dj.v_weight)
+
+  @jax.jit
+  def losses(params):
+    context = Context(ema_params=first)
+    return plain(params, context, key, batch)[0], usual(params, context, key, batch)[0]
+
+  @jax.jit
+  def step(params, state, key):
+    of = lambda params: objective(params, Context(ema_params=params), key, batch)
+    slopes, (metrics, _) = jax.grad(of, has_aux=True)(params)
+    change, state = optimizer.update(slopes, state)
+    return optax.apply_updates(params, change), state, metrics['apart']
+
+  assert_allclose(*losses(params), rtol=1e-5)
+  state, head, apart = optimizer.init(params), params['head'], []
+  for number in range(100):
+    params, state, mean = step(params, state, jax.random.fold_in(key, number))
+    apart.append(mean.total / mean.count)
+  assert apart[0] > 0.6 and np.mean(apart[-10:]) < 0.3
+  assert np.abs(params['head'] - head).max() > 0.01
 
 
 def test_the_schedule_of_own_parts_and_its_inverse(own_parts):

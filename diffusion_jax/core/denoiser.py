@@ -8,6 +8,7 @@ conditions.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -26,7 +27,7 @@ from diffusion_jax.core.levels import NoiseLevel, Schedule, check_one_level, rou
 from diffusion_jax.core.losses import Weight, denoising_loss
 from diffusion_jax.core.parametrization import Kind, edm_norm, to_x0
 from diffusion_jax.meshes import on_auto_axes, where_it_can
-from diffusion_jax.ranges import Finite, Positive, Probability, Size
+from diffusion_jax.ranges import Count, Finite, Positive, Probability, Size
 
 Array = jax.Array
 Augment = Callable[[Array, Array], tuple[Array, Array]]
@@ -43,7 +44,8 @@ class NetworkFn(Protocol):
     """Returns the raw output, [B, ...].
 
     x: [B, ...]; noise: [B], from a `NoiseInput`; cond: dict of arrays
-    [B, ...]; key: the key of dropout, which is off without one.
+    [B, ...]; key: the key of dropout, which is off without one. For `Network.with_hidden` it
+    takes `at` too, and then returns (output, hidden).
     """
     ...
 
@@ -280,14 +282,44 @@ class Network:
     standard deviation (c_in). level: [] or [B]; cond: dict of arrays [B, ...],
     such as {'label': [B]}; key: the key of dropout, which is off without one.
     """
+    return self._arrays(params, xt, level, cond, key)[0]
+
+  @checked
+  def with_hidden(
+    self,
+    params: Params,
+    xt: Array,
+    level: NoiseLevel,
+    cond: dict | None = None,
+    key: Key | None = None,
+    *,
+    at: Count,
+  ) -> tuple[Array, Array]:
+    """Returns (`output`, what block `at` of the network computes), as arrays like xt.
+
+    at: counted from 0; ValueError for a block that is not there. Of `DiT` it is tokens
+    [B, T, D], of `UNet` a feature map [B, ..., C], of `MLP` [B, D]. Other networks take `at`, as
+    `network_fn` calls them, or raise ValueError.
+    """
+    if 'at' not in inspect.signature(self.apply).parameters:
+      raise ValueError('this network has no hidden layers: its function takes no `at`')
+    output, hidden = self._arrays(params, xt, level, cond, key, at)
+    return output, hidden
+
+  def _arrays(self, params, xt, level, cond, key, at=None):
+    # Returns the output, and with `at` what that block computes.
     scale, expanded = 1.0, NoiseLevel.expand_to(level, xt)
     if self.parametrization == 'edm':
       scale = 1.0 / edm_norm(expanded, self.sigma_data)
     noise = self.noise_of(level, xt)
-    output = self.evaluate(params, scale * xt, noise, cond, key)
-    if not hasattr(output, 'astype'):
-      raise TypeError(f'a network returns an array, not {kind_of(output)}')
-    return output.astype(xt.dtype)
+    given = self.evaluate(params, scale * xt, noise, cond, key, at)
+    if at is not None and not (isinstance(given, tuple) and len(given) == 2):
+      raise TypeError(f'with `at` a network returns (output, hidden), not {kind_of(given)}')
+    arrays = (given,) if at is None else given
+    for array in arrays:
+      if not hasattr(array, 'astype'):
+        raise TypeError(f'a network returns an array, not {kind_of(array)}')
+    return tuple(array.astype(xt.dtype) for array in arrays)
 
   def noise_of(self, level: NoiseLevel, xt: Array) -> Array:
     """Returns the network's input for the level of x_t, [B], or [B, T] with level_axes=2."""
@@ -297,11 +329,20 @@ class Network:
     noise = noise.reshape(noise.shape + (1,) * (self.level_axes - noise.ndim))
     return jnp.broadcast_to(noise, xt.shape[: self.level_axes])
 
-  def evaluate(self, params: Params, x: Array, noise: Array, cond: Any, key: Any = None) -> Any:
+  def evaluate(
+    self,
+    params: Params,
+    x: Array,
+    noise: Array,
+    cond: Any,
+    key: Any = None,
+    at: int | None = None,
+  ) -> Any:
     """Calls `apply`; on a mesh of Explicit axes that ask it for shardings, on Auto axes."""
+    more = {} if at is None else {'at': at}
 
     def run(x, params, noise, cond, key):
-      return self.apply(params, x, noise, cond, key=key)
+      return self.apply(params, x, noise, cond, key=key, **more)
 
     return where_it_can(run)(x, params, noise, cond, key)
 

@@ -17,30 +17,41 @@ from diffusion_jax.networks.options import Checked
 
 
 def network_fn(module: nn.Module) -> Callable[..., PyTree]:
-  """Returns (params, x, noise, cond, *, key=None) -> the module's output.
+  """Returns (params, x, noise, cond, *, key=None, at=None) -> the module's output.
 
   The module is called as `UNet` is: module(x, noise, cond, train=...). key: the
-  key of dropout, which is off without one. The output is split over a mesh as x
+  key of dropout, which is off without one. at: of a hidden layer, for a module that takes it
+  and then returns (output, hidden); ValueError for others. The output is split over a mesh as x
   is along its first axis, also by Explicit axes (`jax.make_mesh`'s).
   """
 
-  @on_auto_axes
-  def run(x, params, noise, cond, key):
-    rngs = {} if key is None else {'dropout': key}
-    train = key is not None
-    return module.apply({'params': params}, x, noise, cond, train=train, rngs=rngs)
+  def apply(params, x, noise, cond, /, *, key=None, at=None) -> PyTree:
+    more = {} if at is None else {'at': at}
+    if more and 'at' not in inspect.signature(_called(module)).parameters:
+      raise ValueError(f'{_called(module).__qualname__} takes no `at`, as DiT, UNet and MLP do')
 
-  def apply(params, x, noise, cond, /, *, key=None) -> PyTree:
+    @on_auto_axes
+    def run(x, params, noise, cond, key):
+      rngs = {} if key is None else {'dropout': key}
+      train = key is not None
+      return module.apply({'params': params}, x, noise, cond, train=train, rngs=rngs, **more)
+
     return run(x, params, noise, cond, key)
 
   return apply
 
 
+def _called(module):
+  # Returns the __call__ of a module, also of `from_nnx`.
+  return getattr(module, 'nnx_class', type(module)).__call__
+
+
 def without_key(apply: Callable[..., PyTree]) -> Callable[..., PyTree]:
   """Returns a function of `network_fn` that takes a key and ignores it, so it has no dropout."""
 
-  def applied(params, x, noise, cond, /, *, key=None) -> PyTree:
-    return apply(params, x, noise, cond)
+  @functools.wraps(apply)
+  def applied(params, x, noise, cond, /, *, key=None, **more) -> PyTree:
+    return apply(params, x, noise, cond, **more)
 
   return applied
 

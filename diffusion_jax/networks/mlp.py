@@ -1,7 +1,7 @@
 """A residual network of vectors."""
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from diffusion_jax.networks.embeddings import noise_and_label, of_step, sinusoid
 from diffusion_jax.networks.fused import pieces
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs
 from diffusion_jax.networks.layers import dense
-from diffusion_jax.networks.options import Checked, Dtype, Sinusoids
+from diffusion_jax.networks.options import Checked, Dtype, Sinusoids, check_block
 from diffusion_jax.networks.tokens import layer_norm
 from diffusion_jax.networks.transformer_block import modulate
 from diffusion_jax.ranges import Rate, Size
@@ -37,7 +37,8 @@ class MLP(Checked):
   Xie 2023), or parameters without `modulation`. The first h is c + W x, and the
   last layer has such a norm too. W_2 and the last layer begin at 0. `inputs` are
   the entries of cond: other arrays than a vector or a set join the channels of x
-  (`with_inputs`). noise_features: of the embedding of each noise.
+  (`with_inputs`). noise_features: of the embedding of each noise. at: of the block, counted
+  from 0, whose h [B, channels] is returned after the output.
   """
 
   takes: ClassVar = ('label', 'image', 'x0', 'context', *STEP_INPUTS)
@@ -57,7 +58,16 @@ class MLP(Checked):
     return {'modulation': pieces(self.channels)}
 
   @nn.compact
-  def __call__(self, x: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:
+  def __call__(
+    self,
+    x: Array,
+    noise: Array,
+    cond: dict | None = None,
+    *,
+    train: bool = False,
+    at: int | None = None,
+  ) -> Any:
+    check_block(at, self.num_blocks)
     cond, inputs, width = cond or {}, self.inputs, self.channels
     inputs.check(cond)
     h = sinusoidal(noise, self.noise_features, kind=self.noise_embedding)
@@ -85,14 +95,16 @@ class MLP(Checked):
       return nn.silu(modulate(h, *jnp.split(shifts, 2, axis=-1)))
 
     flat = with_inputs(inputs, x, cond, channels).reshape(x.shape[0], -1)
-    h = c + dense(flat, width, 'dense_in', dtype=self.dtype)
+    h, hidden = c + dense(flat, width, 'dense_in', dtype=self.dtype), None
     for i in range(self.num_blocks):
       name = f'block_{i}'
       r = dense(norm(h, name), width, f'{name}_dense_1', dtype=self.dtype)
       r, last = drop(nn.silu(r)), f'{name}_dense_2'
       h += dense(r, width, last, zero=True, dtype=self.dtype)
+      hidden = h if i == at else hidden
 
     # The last layer is always float32.
     shape = *x.shape[:-1], self.out_channels
     out = dense(norm(h, 'out'), math.prod(shape[1:]), 'dense_out', zero=True)
-    return out.reshape(shape)
+    out = out.reshape(shape)
+    return out if at is None else (out, hidden)

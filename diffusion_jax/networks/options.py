@@ -105,6 +105,12 @@ def check_rank(x: Array, ranks: Sequence[int]) -> None:
     )
 
 
+def check_block(at: int | None, num_blocks: int) -> None:
+  """Raises ValueError unless `at` is one of the blocks 0..num_blocks - 1, or None."""
+  if at is not None and not 0 <= at < num_blocks:
+    raise ValueError(f'at={at} is not a block: the network has {num_blocks}, counted from 0')
+
+
 def check_sides(x: Array, num_levels: int, ranks: Sequence[int] = (2,)) -> None:
   """Raises ValueError if [B, ..., C] cannot be halved between levels.
 

@@ -1,5 +1,7 @@
 """Networks of rows of a table, whose tokens are the columns."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -19,7 +21,8 @@ class RowNetwork(Checked):
   each cell. A cell is a token of `features` numbers: linear in a number, embedded by column
   and category. `network` takes the tokens [B, N + C, features], noise [B, N + C], and is a
   `DiT` with patch_size=1, or an `MLP`, with out_channels=features; its outputs are read by a
-  linear map of each column.
+  linear map of each column. at: of the block of `network` whose tokens are returned after the
+  outputs.
   """
 
   network: nn.Module
@@ -29,8 +32,14 @@ class RowNetwork(Checked):
 
   @nn.compact
   def __call__(
-    self, x: dict, noise: dict, cond: dict | None = None, *, train: bool = False
-  ) -> dict[str, Array]:
+    self,
+    x: dict,
+    noise: dict,
+    cond: dict | None = None,
+    *,
+    train: bool = False,
+    at: int | None = None,
+  ) -> Any:
     numbers, width = self.num_numbers, self.features
     tokens, most = [], max(self.sizes, default=0)
     normal = nn.initializers.normal
@@ -45,7 +54,11 @@ class RowNetwork(Checked):
       tokens.append(jnp.take(embedding, place, axis=0))
     names = [name for name in ('numbers', 'categories') if name in x]
     h = jnp.concatenate(tokens, axis=1)
-    h = self.network(h, jnp.concatenate([noise[n] for n in names], axis=1), cond, train=train)
+    noise_of_each, hidden = jnp.concatenate([noise[n] for n in names], axis=1), None
+    if at is None:
+      h = self.network(h, noise_of_each, cond, train=train)
+    else:
+      h, hidden = self.network(h, noise_of_each, cond, train=train, at=at)
     h, of_columns, outputs = h.astype(jnp.float32), normal(width**-0.5), {}
     if numbers:
       out = self.param('number_out', of_columns, (numbers, width))
@@ -56,4 +69,4 @@ class RowNetwork(Checked):
       logits = jnp.einsum('bcd,ckd->bck', h[:, numbers:], out) + bias[None]
       possible = jnp.arange(most + 1)[None] < jnp.array(self.sizes)[:, None]
       outputs['categories'] = jnp.where(possible[None], logits, IMPOSSIBLE)
-    return outputs
+    return outputs if at is None else (outputs, hidden)

@@ -21,6 +21,7 @@ from diffusion_jax.networks.options import (
   Dtype,
   RematPolicy,
   Sinusoids,
+  check_block,
   check_rank,
   count_heads,
   maybe_remat,
@@ -41,6 +42,7 @@ from diffusion_jax.networks.transformer_block import (
   Beside,
   Block,
   Initializer,
+  Kept,
   Norm,
   dense,
   make_norm,
@@ -94,6 +96,9 @@ class DiT(Checked):
   `unroll` one after another, which compiles longer: on GPUs the loop costs a
   third of a training step, on CPUs nothing. None: unrolled if the mesh in use
   consists of GPUs.
+
+  at: of the block, counted from 0, whose tokens [B, T, channels] are returned after the
+  output: those of the patches, of which the skipped ones are as they were before.
   """
 
   takes: ClassVar = ('label', 'text', 'image', 'x0', 'valid', 'context', *STEP_INPUTS)
@@ -161,10 +166,20 @@ class DiT(Checked):
     return layouts | ({'mlp_in': Layout((2, -1))} if self.mlp == 'swiglu' else {})
 
   @nn.compact
-  def __call__(self, x: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:
+  def __call__(
+    self,
+    x: Array,
+    noise: Array,
+    cond: dict | None = None,
+    *,
+    train: bool = False,
+    at: int | None = None,
+  ) -> Any:
+    check_block(at, self.num_blocks)
     cond = cond or {}
     if x.ndim != 2:
-      return self._output(x, noise, cond, self.out_channels, train)
+      y, hidden = self._output(x, noise, cond, self.out_channels, train, at)
+      return y if at is None else (y, hidden)
     if self.out_channels % x.shape[1]:
       raise ValueError(
         f'out_channels={self.out_channels} must be a multiple of the '
@@ -172,10 +187,12 @@ class DiT(Checked):
       )
     estimate = {'x0': cond['x0'][..., None]} if 'x0' in cond else {}
     channels = self.out_channels // x.shape[1]
-    y = self._output(x[..., None], noise, cond | estimate, channels, train)
-    return y.swapaxes(1, 2).reshape(x.shape[0], -1)
+    y, hidden = self._output(x[..., None], noise, cond | estimate, channels, train, at)
+    y = y.swapaxes(1, 2).reshape(x.shape[0], -1)
+    return y if at is None else (y, hidden)
 
-  def _output(self, x, noise, cond, out_channels, train):
+  def _output(self, x, noise, cond, out_channels, train, at):
+    # Returns the output, and the tokens after block `at`; None without one.
     check_rank(x, (1, 2, 3))
     self.inputs.check(cond)
     shape = x.shape[1:-1]
@@ -208,9 +225,11 @@ class DiT(Checked):
         f'routing={self.routing} needs two patches or more: change patch_size, or set routing=0'
       )
     h = self._embed(h, grid)
-    h = self._blocks(h, c, label=label, grid=grid, words=words, mask=mask, valid=valid, train=train)
+    h, hidden = self._blocks(
+      h, c, label=label, grid=grid, words=words, mask=mask, valid=valid, train=train, at=at
+    )
     features = self.patch_size ** len(grid) * out_channels
-    return unpatchify(self._last(h, c, features), self.patch_size, shape)
+    return unpatchify(self._last(h, c, features), self.patch_size, shape), hidden
 
   def _of_tokens(self, values, grid):
     # Returns the entry of the first index of each token; [B] as it is.
@@ -262,7 +281,7 @@ class DiT(Checked):
       h = add_bias(h, places.astype(h.dtype)[None])
     return h
 
-  def _blocks(self, h, c, label, grid, words, mask, valid, train):
+  def _blocks(self, h, c, label, grid, words, mask, valid, train, at):
     text = '' if words is None else self.text_attention
     joint = text == 'joint'
     x, text_tokens, values = h, words if joint else None, None
@@ -270,7 +289,7 @@ class DiT(Checked):
     extra = self.registers  # tokens before the patches
     if extra:
       x = before(self._learned('registers', extra), x)
-    route, aside = None, h[:, :0]
+    route, aside, hidden = None, h[:, :0], None
     edges = self._edges(joint)
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
       if self.class_tokens and start == self.class_tokens_at:
@@ -285,11 +304,17 @@ class DiT(Checked):
       first = values
       if values and route:
         first = route.enter(values[0], extra)[0], values[1]
+      kept = None
+      if at is not None and start <= at < stop:
+        kept = Kept(jnp.int32(at - start), x)
       stack = self._stack(start, stop, train, text)
-      (x, text_tokens), given = stack((x, text_tokens), beside, words, mask, first)
+      (x, text_tokens, kept), given = stack((x, text_tokens, kept), beside, words, mask, first)
+      if kept is not None:
+        tokens = kept.tokens if route is None else route.leave(kept.tokens, aside, extra)
+        hidden = tokens[:, extra:]
       if self.value_residual and start == 0:
         values = jax.tree.map(lambda v: v[0], given)
-    return x[:, extra:]
+    return x[:, extra:], hidden
 
   def _learned(self, name, count):
     # Returns learned tokens [1, count, D].

@@ -43,8 +43,26 @@ class Beside(NamedTuple):
   mask: Array | None = None
 
 
+class Kept(NamedTuple):
+  """The tokens after one of the blocks of a loop, [B, T, D].
+
+  left: int [], the number of blocks before that one; below 0 after it.
+  """
+
+  left: Array
+  tokens: Array
+
+  def after(self, tokens: Array) -> 'Kept':
+    """Returns what is kept after another block, whose output is `tokens`."""
+    return Kept(self.left - 1, jnp.where(self.left == 0, tokens, self.tokens))
+
+
+# Tokens x, those of a text, and what is kept of x.
+Carry = tuple[Array, Array | None, Kept | None]
+
+
 class Block(Checked):
-  """Computes one block: (x, text) -> ((x, text), values), as `nn.scan` takes it.
+  """Computes one block: (x, text, kept) -> ((x, text, kept), values), as `nn.scan` takes it.
 
   x: tokens [B, T, D]; c, of `Beside`, is mapped to shifts, scales and gates (adaLN-Zero,
   Peebles & Xie 2023):
@@ -86,13 +104,13 @@ class Block(Checked):
   @nn.compact
   def __call__(
     self,
-    carry: tuple[Array, Array | None],
+    carry: Carry,
     beside: Beside,
     words: Array | None,
     text_mask: Array | None,
     first_values: LayerValues | None = None,
-  ) -> tuple[tuple[Array, Array | None], LayerValues | None]:
-    x, text = carry
+  ) -> tuple[Carry, LayerValues | None]:
+    x, text, kept = carry
     first, first_of_text = first_values or (None, None)
     c, angles, mask = beside
     c = nn.silu(c)
@@ -101,8 +119,8 @@ class Block(Checked):
       q, k = rotate(q, angles), rotate(k, angles)
     if self.text != 'joint':
       values = (v, None) if self.gives_values else None
-      attended = self._attend(q, k, v, mask)
-      return (finish(attended, words, text_mask), text), values
+      x = finish(self._attend(q, k, v, mask), words, text_mask)
+      return (x, text, kept and kept.after(x)), values
     assert text is not None and text_mask is not None
     of_words = c if c.ndim == 2 else c[:, 0]
     others, finish_text = self._stream(text, of_words, 'text_', first_of_text, ends=self.text_ends)
@@ -110,7 +128,8 @@ class Block(Checked):
     q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip((q, k, v), others, strict=True))
     mask = with_words(mask, text_mask, x.shape[1])
     h, h_text = jnp.split(self._attend(q, k, v, mask), [x.shape[1]], axis=1)
-    return (finish(h), finish_text(h_text)), values
+    x = finish(h)
+    return (x, finish_text(h_text), kept and kept.after(x)), values
 
   def _stream(
     self, x: Array, c: Array, prefix: str, first_values: Array | None, ends: bool = False

@@ -49,6 +49,7 @@ from diffusion_jax.networks.options import (
   RematPolicy,
   Sinusoids,
   attention_size,
+  check_block,
   check_sides,
   count_heads,
 )
@@ -83,7 +84,9 @@ class UNet(Checked):
   `stem_channels` is the width of the first convolution. `middle_attention` has
   a norm before it ('norm'), has no norm ('plain', as in diffusers with
   scale_shift), or is left out ('none'). `remat` and `remat_policy` save memory
-  (`maybe_remat`).
+  (`maybe_remat`). at: of the block, whose feature map is returned after the output, with its
+  attention: num_blocks at each level of the encoder, two in the middle, and num_blocks + 1 at
+  each level of the decoder, counted from 0.
   """
 
   takes: ClassVar = ('label', 'text', 'image', 'x0', 'context', *STEP_INPUTS)
@@ -117,9 +120,18 @@ class UNet(Checked):
     return of_unet(self.qkv, self.num_heads, self.head_channels, self.scale_shift)
 
   @nn.compact
-  def __call__(self, x: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:
-    cond = cond or {}
-    check_sides(x, len(self.multipliers), (1, 2, 3))
+  def __call__(
+    self,
+    x: Array,
+    noise: Array,
+    cond: dict | None = None,
+    *,
+    train: bool = False,
+    at: int | None = None,
+  ) -> Any:
+    cond, levels = cond or {}, len(self.multipliers)
+    check_block(at, 2 + levels * (2 * self.num_blocks + 1))
+    check_sides(x, levels, (1, 2, 3))
     self.inputs.check(cond)
     embedding, words, x = self._conditions(x, noise, cond)
 
@@ -139,11 +151,12 @@ class UNet(Checked):
         return residual(h, level, name, nearest_upsample)
       return Upsample(**self.style, name=name)(h)
 
-    down = down_and_middle(self, x, embedding, attend, train)
+    blocks: list[Array] = []
+    down = down_and_middle(self, x, embedding, attend, train, blocks.append)
     h, maps, residual, block = down
-    levels = len(self.multipliers)
     h = decode(h, maps, levels, self.num_blocks + 1, block, double)
-    return output_conv(self, self.out_channels, h)
+    output = output_conv(self, self.out_channels, h)
+    return output if at is None else (output, blocks[at])
 
   def _conditions(self, x, noise, cond):
     # Returns the embedding, the words by kind with masks, and x with conditions.
@@ -168,11 +181,17 @@ class UNet(Checked):
 
 
 def down_and_middle(
-  network: Any, x: Array, embedding: Array, attend: Callable[[Array, str], Array], train: bool
+  network: Any,
+  x: Array,
+  embedding: Array,
+  attend: Callable[[Array, str], Array],
+  train: bool,
+  see: Callable[[Array], object] = lambda h: None,
 ) -> tuple[Array, list[Array], Callable, MakePart]:
   """Applies the encoder and the middle of a `UNet` or a `NoisyClassifier`.
 
-  attend: (h, name) -> h, the attention after a block. Returns the output, the
+  attend: (h, name) -> h, the attention after a block; see: called with the feature map after
+  each block. Returns the output, the
   feature maps of the encoder, and the functions that make residual blocks and
   blocks with attention.
   """
@@ -186,7 +205,9 @@ def down_and_middle(
   def block(h, level, name):
     h = residual(h, level, f'{name}_block')
     attends = attention_size(h.shape[1:-1]) in network.attention_resolutions
-    return attend(h, name) if attends else h
+    h = attend(h, name) if attends else h
+    see(h)
+    return h
 
   def halve(h, level, name):
     if network.resblock_updown:
@@ -197,8 +218,10 @@ def down_and_middle(
   stem = network.channels if stem is None else stem
   h = Conv(stem, **style, name='conv_in')(x)
   maps = encode(h, len(widths), network.num_blocks, block, halve)
-  h = residual(maps[-1], -1, 'middle_0_block')
-  h = residual(attend(h, 'middle'), -1, 'middle_1_block')
+  h = attend(residual(maps[-1], -1, 'middle_0_block'), 'middle')
+  see(h)
+  h = residual(h, -1, 'middle_1_block')
+  see(h)
   return h, maps, residual, block
 
 

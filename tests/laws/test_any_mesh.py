@@ -265,7 +265,18 @@ def test_a_network_has_a_gradient_where_types_name_devices(dtype):
     EVERY[way].run(gradient, rows, params, trace=True)
 
 
-def gradient_of(name, dtype):
+@pytest.mark.parametrize('name', ['dit', slow('unet'), slow('mlp')])
+def test_a_hidden_layer_is_split_as_its_rows(name):
+  """The output, what block 0 computes, and the gradient of both; numbers if all networks are."""
+  gradient, rows, params = gradient_of(name, jnp.float32, at=0)
+  expected = jax.jit(gradient)(rows, params) if name == 'mlp' else None
+  for way in TYPED:
+    found = EVERY[way].run(gradient, rows, params, trace=expected is None)
+    if expected is not None:
+      close(found, expected, way, 1e-5)
+
+
+def gradient_of(name, dtype, **more):
   """Returns (the gradient of a network, rows, parameters)."""
   network = NETWORKS[name]()
   if dtype == jnp.bfloat16:
@@ -283,7 +294,7 @@ def gradient_of(name, dtype):
   params = jax.tree.map(lambda a: 0.3 * rng.standard_normal(a.shape, np.float32), shapes)
 
   def loss(params, rows):
-    leaves = jax.tree.leaves(apply(params, rows['x'], rows['noise'], {}))
+    leaves = jax.tree.leaves(apply(params, rows['x'], rows['noise'], {}, **more))
     return sum(jnp.mean(jnp.sin(leaf)) for leaf in leaves)
 
   return Gradient(loss), rows, params

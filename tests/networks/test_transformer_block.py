@@ -149,7 +149,7 @@ def test_each_block_is_its_equations(options):
   x, _, c, words = inputs()
   jit, words = options is JIT, words if options is CROSS else None
   angles = rotary_angles((2, 3), D // HEADS) if jit else None
-  (found, _), p = run(Block(HEADS, **options), (x, None), c, angles, words)
+  (found, *_), p = run(Block(HEADS, **options), (x, None, None), c, angles, words)
   if jit:
     assert p['mlp_in']['kernel'].shape == (8, 42)  # 2 * 2 * 32 / 3, down
   close(found, block(x, c, p, swiglu=jit, rotary=jit, words=words))
@@ -167,7 +167,7 @@ def test_mm_dits_block(ends, has_first):
   shapes = (B, T, HEADS, D // HEADS), (B, WORDS, HEADS, D // HEADS)
   first = tuple(np.random.default_rng(3).normal(size=shape) for shape in shapes)
   network = Block(HEADS, text='joint', text_ends=ends)
-  (found, found_text), p = run(network, (x, text), c, first=first if has_first else None)
+  (found, found_text, _), p = run(network, (x, text, None), c, first=first if has_first else None)
   expected, expected_text = joint_block(x, text, c, p, ends, *([first] if has_first else []))
   close(found, expected)
   # masked words have outputs too, which nothing uses
@@ -179,7 +179,7 @@ def test_a_block_begins_as_the_identity(kind):
   x, text, c, words = inputs()
   text, words = (None, words) if kind == 'cross' else (text, None)
   network = Block(HEADS, text=kind)
-  carry, c, words = jax.tree.map(np.float32, ((x, text), c, words))
+  carry, c, words = jax.tree.map(np.float32, ((x, text, None), c, words))
 
   @jax.jit
   def ends(key):
