@@ -106,7 +106,7 @@ class Declared(NamedTuple):
 
   A metric. independent_noise: it takes noise to be independent of x_0. needs_denoiser:
   it is of the network's estimates of x_0, and not of samples. lengths: it is of the valid
-  elements of examples with lengths.
+  elements of examples with lengths. least_draws: that it needs for each held-out pair.
 
   A simulator. moments: (its fields) -> mean [D] and covariance [D, D] of the D numbers of x,
   which is Gaussian; None: they are not known.
@@ -144,6 +144,7 @@ class Declared(NamedTuple):
   element_levels: bool = False
   independent_noise: bool = False
   needs_denoiser: bool = False
+  least_draws: int = 1
   moments: Callable[..., Any] | None = None
   writes_here_only: bool = False
   uses: Use = Use(0)

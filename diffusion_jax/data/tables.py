@@ -339,15 +339,15 @@ def row_problems(what: str, rows: np.ndarray, facts: ArraySpec, joint: bool) -> 
   if not np.isfinite(rows[~np.isnan(rows)] if joint else rows).all():
     yield f'{what} has numbers that are not finite'
   yield from _category_problems(what, rows, facts.names, joint)
+  given = rows[~np.isnan(rows)]
+  if facts.levels and not np.isin(given, np.arange(facts.levels)).all():
+    yield f'{what} has numbers that are not whole numbers from 0 to {facts.levels - 1}'
   if not joint:
     return
   full = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
   if full.any():
     yield f'row {np.argmax(full)} of {what} gives all numbers of x: NaN marks those that are drawn'
   known = rows.copy()
-  given = known[~np.isnan(known)]
-  if facts.levels and not np.isin(given, np.arange(facts.levels)).all():
-    yield f'{what} has numbers that are not whole numbers from 0 to {facts.levels - 1}'
   box = known[..., : len(facts.low)]
   box[:] = np.where(np.isnan(box), facts.low, box)
   outside = ~facts.inside(known)

@@ -52,6 +52,7 @@ def conditional(
     'no test: the [error of forecasts](#forecasts), E |x − y| − E |x − x′| / 2 (Gneiting & '
     'Raftery 2007), beside that of the truths of other pairs'
   ),
+  least_draws=2,
 )
 def crps() -> SampleMetric:
   """The continuous ranked probability score, in the units of the data.
@@ -79,6 +80,7 @@ def crps() -> SampleMetric:
     'whose law is known'
   ),
   needs='data with the moments of a Gaussian, as `gaussian_process`',
+  least_draws=2,
 )
 def predictive() -> SampleMetric:
   """Errors of the draws' law, beside the exact law of a Gaussian given the same numbers.

@@ -140,7 +140,7 @@ def tarp(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   return SampleMetric(scores, ('draws', 'truth', 'context'), compute, report=report)
 
 
-@declares(what='no test: 1 − (variance of the draws) / (variance of the truths)')
+@declares(what='no test: 1 − (variance of the draws) / (variance of the truths)', least_draws=2)
 def contraction() -> SampleMetric:
   """How much narrower than the prior the draws are, 1 - a ratio of variances.
 

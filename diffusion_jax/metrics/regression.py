@@ -90,7 +90,7 @@ def exact_qice(num_pairs: int, num_draws: int, num_bins: int = 10) -> float:
   return float(errors.mean())
 
 
-@declares(what='no test: [errors of predictions](#a-number-given-features)')
+@declares(what='no test: [errors of predictions](#a-number-given-features)', least_draws=2)
 @lattices.named
 def regression(mass: Probability = 0.95, num_bins: Size = 10, seed: int = 0) -> SampleMetric:
   """Errors of predictions: RMSE of the mean of the draws, NLL, PICP and QICE.

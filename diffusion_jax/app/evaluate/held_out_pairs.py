@@ -13,8 +13,10 @@ import numpy as np
 from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.model import Model
+from diffusion_jax.declared import Declared
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import references
+from diffusion_jax.metrics.calibration import LEAST_PAIRS
 from diffusion_jax.metrics.forecasts import LAW, conditional
 from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import Arrays
@@ -52,6 +54,22 @@ def read(model: Model, with_law: bool = False) -> HeldOutPairs:
   reference = {'truth': x[:, ~is_given], 'context': x[:, is_given]}
   law = law_of(model, is_given, x) if with_law else {}
   return HeldOutPairs(rows, {**reference, **law}, ~is_given)
+
+
+def check_enough(model: Model, metric: str, declared: Declared) -> None:
+  """Raises UserError for fewer draws, or fewer pairs, than a metric needs."""
+  c = model.config.evaluation
+  if c.draws_per_pair < declared.least_draws:
+    raise UserError(
+      f'config.evaluation.draws_per_pair={c.draws_per_pair}: {metric} needs {declared.least_draws} '
+      'draws or more for each of the held-out pairs'
+    )
+  count = min(c.num_pairs, len(datasets.source_of(model.config, c.split)))
+  if count < LEAST_PAIRS:
+    raise UserError(
+      f'config.evaluation.num_pairs={c.num_pairs}: {metric} needs {LEAST_PAIRS} held-out pairs or '
+      f'more, and there are {count}'
+    )
 
 
 def given_elements(model: Model) -> np.ndarray:

@@ -87,8 +87,7 @@ def of_data(model: Model) -> Json:
     law = OF_LAW if {*LAW} <= known_arrays(model) else ()
     return {'metrics': _among(of_kind, law + OF_FORECASTS, c, facts)}
   if has_pairs and model.conditioning.context is not None:
-    names = OF_PAIRS if c.evaluation.draws_per_pair > 1 else OF_PAIRS[:-1]
-    return {'metrics': _among(of_kind, names, c, facts) + likelihood}
+    return {'metrics': _among(of_kind, OF_PAIRS, c, facts) + likelihood}
   return {'metrics': _among(of_kind, OF_SETS, c, facts) + likelihood, **_fewer(model)}
 
 
@@ -123,6 +122,7 @@ def _is_of(metric, c, facts):
     and not c.objective.declared.estimates
     or facts.lengths
     and not asks.lengths
+    or asks.least_draws > c.evaluation.draws_per_pair
   )
 
 

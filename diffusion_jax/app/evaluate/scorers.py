@@ -23,6 +23,7 @@ from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.data.sources import Source, in_proportion, labels_of, some_of
 from diffusion_jax.data.spec import Facts, misfits, without_padding
 from diffusion_jax.data.splits import NoTestSplit
+from diffusion_jax.declared import declared_by
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, published, references, scoring
 from diffusion_jax.metrics.features import Extractor
@@ -46,17 +47,23 @@ Metric = ModelMetric | list[Scored]
 OF_REFERENCE = {'features', 'spatial', 'values', 'images', 'held_out'}
 
 
+def constructors_of(model: Model) -> dict[str, Callable[..., SampleMetric | ModelMetric]]:
+  """Returns what makes the metrics that evaluation.metrics names, by their sections."""
+  made = {}
+  for name in chosen(model).config.evaluation.metrics:
+    if ':' not in name:
+      store.check_name(model.schema, name)
+    made[store.name_of(name)] = find(model.schema.metrics, _PATH, name)
+  return made
+
+
 def metrics_of(model: Model, **values: object) -> dict[str, SampleMetric | ModelMetric]:
   """Makes the metrics that evaluation.metrics names, by their kinds.
 
   values: for the metrics that have such a parameter.
   """
   c, made = chosen(model).config.evaluation, {}
-  for name in c.metrics:
-    if ':' not in name:
-      store.check_name(model.schema, name)
-    constructor = find(model.schema.metrics, _PATH, name)
-    section = store.name_of(name)
+  for section, constructor in constructors_of(model).items():
     fields = {n: x for n, x in c[section].items() if x is not None}
     fields |= {n: x for n, x in values.items() if n in fields}
     with from_config(f'evaluation.{section}'):
@@ -71,6 +78,15 @@ def named(model: Model) -> dict[str, Metric]:
     name: x if isinstance(x, ModelMetric) else [each for each in scored if each.name == name]
     for name, x in metrics_of(model).items()
   }
+
+
+def by_evaluate_alone(model: Model) -> list[str]:
+  """Returns the metrics that a training does not measure: of examples, and of held-out pairs."""
+  return [
+    name
+    for name, x in named(model).items()
+    if isinstance(x, ModelMetric) or scoring.is_of_pairs(x[0])
+  ]
 
 
 def of_samples(model: Model, **values: object) -> list[Scored]:
@@ -421,6 +437,9 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
     given |= {'others', 'sizes', 'names'}
   if model.facts.x.manifold:
     given |= {'others', 'manifold'}
+  constructors = constructors_of(model)
+  if not all(map(scoring.is_of_pairs, metrics)):
+    conditions.check_not_longer(model)
   for each in metrics:
     arrays = features.ARRAYS.get(each.space or '', ())
     for need in sorted({*each.metric.needs} - given - {*arrays}):
@@ -438,6 +457,8 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
         f'config.{_PATH}: {each.name} draws x given only the context, and this run has '
         f'{min(others)}, too: train with a context only, which may have a column of classes'
       )
+    if scoring.is_of_pairs(each):
+      held_out_pairs.check_enough(model, each.name, declared_by(constructors[each.name]))
     if scoring.is_of_pairs(each) and model.takes_known:
       held_out_pairs.given_elements(model)
       if not {*LAW}.isdisjoint(each.metric.needs):

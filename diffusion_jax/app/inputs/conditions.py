@@ -17,6 +17,7 @@ from diffusion_jax.app.kinds.model import Model, make_mesh
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data import mixed, spec, tables
 from diffusion_jax.data.classes import number_of
+from diffusion_jax.data.set_files import say_once
 from diffusion_jax.data.sources import check_lengths_of, read_labels
 from diffusion_jax.data.spec import ArraySpec, valid_of
 from diffusion_jax.data.text import encode
@@ -305,6 +306,13 @@ class Contexts(ModelCondition):
         f'{self.model.state_shape[0]}, as a training example has'
       )
     refuse(tables.row_problems(what, rows, kind, joint))
+    own, most = self.model.facts.x.levels, np.nanmax(rows, initial=0.0)
+    if kind.levels > own > most and (joint or self.model.given == 'x'):
+      say_once(
+        f'note: {what} has numbers up to {most:g}, which are read as levels from 0 to '
+        f'{kind.levels - 1}, as files of samples have them; the data have {own} levels, of which '
+        f'level i is {(kind.levels - 1) / (own - 1):g} i here'
+      )
     if joint and self.model.noisy is not None:
       refuse(_partly_known(what, rows, self.model.noisy.shared))
     return rows
@@ -427,6 +435,16 @@ def check_long_enough(what: str, lengths: np.ndarray, least: np.ndarray) -> None
     raise UserError(
       f'{what}: sample {i} has the length {lengths[i]}, and its row of the context has {least[i]} '
       'elements: take larger lengths'
+    )
+
+
+def check_not_longer(model: Model) -> None:
+  """Raises UserError for rows of sampling.context that are longer than examples of the data."""
+  rows = Contexts(model).read() if model.takes_known else None
+  if rows is not None and len(rows[0]) > (size := model.facts.x.shape[0]):
+    raise UserError(
+      f'config.sampling.context={model.config.sampling.context} has {len(rows[0])} elements, and '
+      f'examples, which samples are compared with, {size}: give {size} or fewer'
     )
 
 

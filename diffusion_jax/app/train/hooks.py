@@ -329,6 +329,8 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
       'training.metrics and training.checkpoints.best.by measure generated '
       'images: name a metric of them in config.evaluation.metrics, as fid'
     )
+  if apart := scorers.by_evaluate_alone(model):
+    print(f'no {", ".join(apart)} while it trains: --mode=evaluate measures them')
   if c.checkpoints.best:
     known = held_out_loss(model.config), *names
     check_one_of(known, 'training.checkpoints.best.by', best_by(model.config))

@@ -144,16 +144,27 @@ WRONG = {
     'data=eeg evaluation.metrics=predictive',
     'predictive needs data whose moments are known',
   ),
+  'one draw': ('rollout', 'evaluation.draws_per_pair=1', 'draws_per_pair=1: crps needs 2 draws'),
+  'few pairs': ('rollout', 'evaluation.num_pairs=9', 'needs 10 held-out pairs or more, and there'),
+  'longer rows': (
+    'rollout',
+    'evaluation.metrics=moments sampling.context=long.npy',
+    'long.npy has 9 elements, and examples, which samples are compared with, 8',
+  ),
   'no levels of elements': ('rollout', 'objective.levels=None', 'crps needs draws for each'),
 }
 
 
 @pytest.mark.parametrize('name, flags, words', WRONG.values(), ids=WRONG)
-def test_what_cannot_be_forecast_is_one_line(name, flags, words, tmp_path):
+def test_what_cannot_be_forecast_is_one_line(name, flags, words, tmp_path, monkeypatch):
+  """Before anything is drawn."""
+  monkeypatch.chdir(tmp_path)
+  np.save('long.npy', [[[1.0]] * 2 + [[N]] * 7])
   fields = (FEW if 'eeg' not in flags else {}) | typed('evaluation.metrics=crps') | typed(flags)
   run = untrained(trial(name, **fields), tmp_path / 'run')
   text = refused('', lambda: MODES['evaluate'](of_run(run), run))
   assert words in text
+  assert not list(run.glob('evaluation/drawn/*'))
 
 
 MOMENTS = {

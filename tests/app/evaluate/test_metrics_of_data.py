@@ -128,6 +128,8 @@ def test_the_metrics_of_a_training_are_those_of_its_samples(paths, tmp_path):
   ):
     found = {*scorers.higher_is_better(make_model(config, RunFolder.at(tmp_path)))}
     assert found >= {*few} and bool(found) == bool(few)
+  alone = scorers.by_evaluate_alone(make_model(config, RunFolder.at(tmp_path)))
+  assert {'sbc', 'tarp', 'ode'} <= {*alone}
 
 
 def scores_of(config, folder, **fields):

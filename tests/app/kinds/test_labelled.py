@@ -84,7 +84,7 @@ def test_what_is_given_is_kept_and_what_is_not_drawn_is_not_written(run):
   assert both['arr_0'].std() > 0.0 and 4 < len({*both['labels'].tolist()}) <= 10
 
 
-def test_pictures_of_a_file_are_given(run, tmp_path):
+def test_pictures_of_a_file_are_given(run, tmp_path, capsys):
   path = tmp_path / 'pictures.npy'
   pictures = sample(run, 'x_first')['arr_0'][:2]
   np.save(path, pictures)
@@ -93,6 +93,12 @@ def test_pictures_of_a_file_are_given(run, tmp_path):
   assert_array_equal(found['arr_0'], np.repeat(pictures, 5, axis=0))
   np.save(path, pictures[:, :4])
   refused('shape', sample, run, 'label_given_x', **fields)
+  np.save(path, pictures + 0.5)
+  refused('not whole numbers from 0 to 255', sample, run, 'label_given_x', **fields)
+  assert 'are read as levels' not in capsys.readouterr().out
+  np.save(path, pictures // 16)
+  conditions.choose(model_of(run, **{'sampling.drawn': 'label_given_x'} | fields))
+  assert 'up to 15, which are read as levels from 0 to 255' in capsys.readouterr().out
 
 
 def test_labels_given_pictures_are_drawn_from_the_law_of_the_network(run):
