@@ -366,7 +366,7 @@ def test_a_root_or_a_square_left_out_is_named_so(name, capsys):
     assert f'the {lost} is missing' in found.slip, found.message
 
 
-@pytest.mark.parametrize('name', ['best_gaussian', 'simple_loss', 'vae_elbo'])
+@pytest.mark.parametrize('name', ['best_gaussian', 'simple_loss', slow('vae_elbo')])
 def test_many_pairs_at_once_are_each_pair(name):
   """What a block says of two slips is what both make, and no two that may meet are lacking."""
   each = exercises._explanations(name)[0]
@@ -401,6 +401,7 @@ def test_numbers_are_near_as_numpy_says():
   np.testing.assert_array_equal(exercises._near(x, y, 1e-4), near)
 
 
+@pytest.mark.slow
 def test_the_search_is_short():
   """At most 10,000 evaluations of a formula, about 2 s, of the exercises with most slips."""
   for name, wrong in ('hierarchical_elbo', {1}), ('transition_loss', ()):

@@ -17,6 +17,7 @@ from diffusion_jax.networks.transformer import DiT
 pytestmark = pytest.mark.benchmarks
 
 
+@pytest.mark.slow
 def test_the_price_of_fixed_parts_is_of_both_steps():
   """The batch of a device is smaller on two devices, and its temporary memory with it."""
   command = [sys.executable, '-m', 'benchmarks.fixed_parts', 'configs/regression.py:smoke']

@@ -140,7 +140,7 @@ def _imported(module, base, with_ours):
     if file in names:
       continue
     names[file] = file.relative_to(root)
-    for level, words in _imports_in(_parsed(file)):
+    for level, words in _imports_in(file.read_bytes()):
       if words[:1] == [PACKAGE.name]:
         ours = {*_files_of(PACKAGE.parent, words)} - {PACKAGE / '__init__.py'}
         todo += [(path, PACKAGE.parent) for path in ours if with_ours]
@@ -167,9 +167,15 @@ def _folders():
   ]
 
 
-def _imports_in(tree) -> Iterable[tuple[int, list[str]]]:
-  # Yields (the level of a relative import or 0, the parts of the name).
-  for node in ast.walk(tree) if tree else ():
+@functools.lru_cache(1000)  # Modules of one user import the same ones of ours.
+def _imports_in(content: bytes) -> tuple[tuple[int, list[str]], ...]:
+  # Returns (the level of a relative import or 0, the parts of the name) of each import in code.
+  tree = _parsed(content)
+  return (*_imports_of(tree),) if tree else ()
+
+
+def _imports_of(tree) -> Iterable[tuple[int, list[str]]]:
+  for node in ast.walk(tree):
     if isinstance(node, ast.Import):
       yield from ((0, alias.name.split('.')) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -184,17 +190,18 @@ def _files_of(place, words):
     yield from filter(Path.is_file, (path.with_name(f'{path.name}.py'), path / '__init__.py'))
 
 
-def _parsed(file):
+def _parsed(content):
   with contextlib.suppress(SyntaxError, ValueError, RecursionError), warnings.catch_warnings():
     warnings.simplefilter('ignore')  # the user's code may warn
-    return ast.parse(file.read_bytes())
+    return ast.parse(content)
   return None
 
 
 def _code(file, docstrings=True):
-  tree = _parsed(file)
+  content = file.read_bytes()
+  tree = _parsed(content)
   if tree is None:
-    return file.read_bytes()
+    return content
   for node in ast.walk(tree) if not docstrings else ():
     body = getattr(node, 'body', None)
     if isinstance(body, list) and body and _is_text(body[0]):

@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import diffusion_jax as dj
 from diffusion_jax.discrete import objectives as discrete_states
 from diffusion_jax.training.objectives import Context, Network
+from tests.rows import slow
 from tests.states import BETAS, LINEAR, NUM_STEPS, gaussian_matrices
 from tests.transcribed import transcribes
 
@@ -100,8 +101,18 @@ def uniform_nats(x0, xt, t):
   return -1.0 / (3 * alpha) * (3 / x[xt] - 3 / theta[xt] - sum(others))
 
 
-@pytest.mark.parametrize('levels', [dj.levels_in_turn(1), dj.independent_levels(clean=0.3)])
-@pytest.mark.parametrize('kind', [discrete_states.masked, discrete_states.uniform])
+IN_TURN, INDEPENDENT = dj.levels_in_turn(1), dj.independent_levels(clean=0.3)
+
+
+@pytest.mark.parametrize(
+  'kind, levels',
+  [
+    slow(discrete_states.masked, IN_TURN),
+    (discrete_states.masked, INDEPENDENT),
+    (discrete_states.uniform, IN_TURN),
+    slow(discrete_states.uniform, INDEPENDENT),
+  ],
+)
 def test_losses_of_elements_literally(kind, levels, key):
   """An element is a row of two pixels; a clean one has no loss, and weights are the levels'."""
   objective = of_elements(levels, kind, 4 if kind is discrete_states.masked else 3)

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 from scipy.spatial.transform import Rotation
 
 from diffusion_jax import joint
+from tests.rows import slow
 from tests.transcribed import transcribes
 
 MANIFOLDS = {'circle': joint.circle(3.0), 'sphere': joint.sphere(), 'rotations': joint.rotations()}
@@ -141,7 +142,7 @@ def test_the_velocity_is_the_derivative_of_the_geodesic():
   'q(x_t | x_0) of uniform noise, in closed form',
   '`joint.sphere().log_density`',
 )
-@pytest.mark.parametrize('sigma', [0.9, 0.4])
+@pytest.mark.parametrize('sigma', [0.9, slow(0.4)])
 @pytest.mark.parametrize('name', MANIFOLDS)
 def test_the_density_is_that_of_x_t(name, sigma):
   """Its mean over uniform points is 1, and as weights it gives the law of x_t."""

@@ -66,14 +66,42 @@ def elements_of(name):
   return BATCH.states.shape[1] if name in calls.DISCRETE else D
 
 
+# Equations of states, on states x_0 and x_t.
+PROCESSES = {
+  'masking': dj.masking_process(calls.STATES),
+  'uniform': dj.uniform_process(calls.STATES),
+}
+OF_STATES = {
+  'q_states': lambda s, p, level, xt, x0, logits: dj.q_states(x0, p, level),
+  'q_posterior_states': lambda s, p, level, xt, x0, logits: dj.q_posterior_states(
+    x0, xt, p, s, level
+  ),
+  'p_reverse_states': lambda s, p, level, xt, x0, logits: dj.p_reverse_states(
+    logits, xt, p, s, level
+  ),
+  'posterior_logits': lambda s, p, level, xt, x0, logits: dj.posterior_logits(logits, xt, p, level),
+  'prior_kl_states': lambda s, p, level, xt, x0, logits: dj.prior_kl_states(
+    x0, p, FLOW(1.0 if p.mask else level.t), level.t > 0.5
+  ),
+  'transition_kl_states': lambda s, p, level, xt, x0, logits: dj.transition_kl_states(
+    logits, x0, xt, p, s, level
+  ),
+  'jump_nats': lambda s, p, level, xt, x0, logits: dj.jump_nats(logits, x0, xt, p, level),
+  'masked_weight': lambda s, p, level, xt, x0, logits: dj.masked_weight(FLOW)(level),
+  'uniform_weight': lambda s, p, level, xt, x0, logits: dj.uniform_weight(FLOW)(level),
+}
+
+
 # The network of the calls mixes the numbers of an example. The others read no level of the batch.
 MIXED = {'network', 'network_loss', 'at_training_levels'}
 MIXED |= {'dequantize', 'gaussian_dequantize', 'prior_sample', 'simple_loss'}
 # Each element has its own level, below, and so equal levels are one.
 OWN = calls.PROCESS.keys() - MIXED - {'path_noise'}
+# Rows of the equations of states, each by its process.
+OWN_STATES = {x for x in TABLES if x.partition('_')[2] in OF_STATES or x in OF_STATES}
 
 
-@pytest.mark.parametrize('name', [slow(x) if x in OWN else x for x in TABLES])
+@pytest.mark.parametrize('name', [slow(x) if x in OWN | OWN_STATES else x for x in TABLES])
 def test_equal_levels_of_elements_are_one_level(name):
   same = BATCH._replace(t=jnp.broadcast_to(BATCH.t[:, None], (B, elements_of(name))))
   each = numbers(TABLES[name], same)
@@ -100,32 +128,6 @@ def test_levels_of_elements_are_each_element_s_own(name):
 def alone(d):
   """Returns the numbers of element d only."""
   return {name: getattr(BATCH, name)[:, d : d + 1] for name in ('x', 'y', 'pixels')}
-
-
-# Equations of states, on states x_0 and x_t.
-PROCESSES = {
-  'masking': dj.masking_process(calls.STATES),
-  'uniform': dj.uniform_process(calls.STATES),
-}
-OF_STATES = {
-  'q_states': lambda s, p, level, xt, x0, logits: dj.q_states(x0, p, level),
-  'q_posterior_states': lambda s, p, level, xt, x0, logits: dj.q_posterior_states(
-    x0, xt, p, s, level
-  ),
-  'p_reverse_states': lambda s, p, level, xt, x0, logits: dj.p_reverse_states(
-    logits, xt, p, s, level
-  ),
-  'posterior_logits': lambda s, p, level, xt, x0, logits: dj.posterior_logits(logits, xt, p, level),
-  'prior_kl_states': lambda s, p, level, xt, x0, logits: dj.prior_kl_states(
-    x0, p, FLOW(1.0 if p.mask else level.t), level.t > 0.5
-  ),
-  'transition_kl_states': lambda s, p, level, xt, x0, logits: dj.transition_kl_states(
-    logits, x0, xt, p, s, level
-  ),
-  'jump_nats': lambda s, p, level, xt, x0, logits: dj.jump_nats(logits, x0, xt, p, level),
-  'masked_weight': lambda s, p, level, xt, x0, logits: dj.masked_weight(FLOW)(level),
-  'uniform_weight': lambda s, p, level, xt, x0, logits: dj.uniform_weight(FLOW)(level),
-}
 
 
 @pytest.mark.parametrize('kind', PROCESSES)
@@ -234,7 +236,7 @@ def says_one_level(name):
   return paths or (make is not None and declared_by(make).one_level)
 
 
-@pytest.mark.parametrize('name', SAMPLERS)
+@pytest.mark.parametrize('name', [slow(n) if n == 'ancestral, learned' else n for n in SAMPLERS])
 def test_each_element_of_samples_follows_its_own_levels(name):
   """Gradients are finite. A second-order program with and without its levels rounds differently."""
   if not takes_elements(name):
@@ -273,7 +275,8 @@ def test_samplers_of_states_say_whether_they_take_levels_of_elements(make):
     assert (np.asarray(jax.jit(draw)()) < calls.STATES).all()
 
 
-@pytest.mark.parametrize('name', GRIDS)
+# Each element follows its own levels, above, and so equal levels are one.
+@pytest.mark.parametrize('name', [slow(n) if n in SAMPLERS else n for n in GRIDS])
 def test_samples_at_equal_levels_of_elements_are_those_of_one(name, monkeypatch):
   """Wrappers, posteriors, and samplers of states."""
   in_one_program = lambda: numbers(lambda batch: jax.jit(lambda b: GRIDS[name](b))(batch), BATCH)

@@ -126,7 +126,7 @@ REMAT = 'network.remat=True'
 STEPS = [
   slow('digits', ''),
   slow('digits', REMAT),
-  ('digits_dit', REMAT),
+  slow('digits_dit', REMAT),
   ('digits_dit', f'{REMAT} network.remat_policy=products'),
 ]
 

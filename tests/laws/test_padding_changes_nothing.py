@@ -78,7 +78,7 @@ def test_data(amount, value, tmp_path):
   assert np.isfinite(batch['x']).all()
 
 
-NETWORK = DiT(16, 2, 2, patch_size=1, out_channels=1, positions='rotary', inputs=Inputs(valid=True))
+NETWORK = DiT(8, 1, 2, patch_size=1, out_channels=1, positions='rotary', inputs=Inputs(valid=True))
 PARAMS = jax.tree.map(
   lambda a: np.float32(0.2) * RNG.standard_normal(a.shape, np.float32),
   jax.eval_shape(NETWORK.init, jax.random.key(0), np.zeros((1, T, 1)), np.zeros(1))['params'],
@@ -168,7 +168,11 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.parametrize('name', SAMPLERS)
+# The others take no more than a step of these, without the noise of a churn.
+PLAIN = 'ancestral', 'dpm_solver_pp'
+
+
+@pytest.mark.parametrize('name', [slow(n) if n in PLAIN else n for n in SAMPLERS])
 def test_samples(name):
   """A sample of a length is the same in series of any length, and 0 beyond it."""
   amount = {'ddim': 64, 'ancestral': 1}.get(name, 7)
@@ -191,7 +195,8 @@ OF_STATES = {
 LOGITS = RNG.standard_normal((T + max(AMOUNTS), 6))
 
 
-@pytest.mark.parametrize('name', OF_STATES)
+# Those that are masked again are ancestral's.
+@pytest.mark.parametrize('name', [slow(n) if n == 'ancestral' else n for n in OF_STATES])
 def test_samples_of_states(name):
   """The network's logits at an element depend on all valid elements."""
   kind, make = OF_STATES[name]
@@ -250,7 +255,8 @@ MEASURED = {
 }
 
 
-@pytest.mark.parametrize('name', MEASURED)
+# A density is that of the valid numbers, below.
+@pytest.mark.parametrize('name', [slow(n) if n == 'ode' else n for n in MEASURED])
 def test_metrics_of_a_model(name):
   level_axes, make = MEASURED[name]
   model, metric = Model(level_axes), make()
@@ -339,8 +345,9 @@ def state_network(count, level_axes=1):
   return dj.Network(apply, dj.time_input(), level_axes=level_axes, condition=condition)
 
 
-@pytest.mark.parametrize('level_axes', [1, 2])
-@pytest.mark.parametrize('name', OBJECTIVES)
+@pytest.mark.parametrize(
+  'name, level_axes', [slow('masked', 1), ('masked', 2), ('uniform', 1), slow('uniform', 2)]
+)
 def test_losses_of_states(name, level_axes, key):
   """Sums over the valid elements, over their number; what pads has no gradient."""
   make, process = OBJECTIVES[name]
@@ -393,7 +400,7 @@ def test_a_masked_loss_is_the_cross_entropy_of_valid_tokens(key):
   assert_allclose(value, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize('name', OBJECTIVES)
+@pytest.mark.parametrize('name', ['masked', slow('uniform')])
 def test_bits_of_states(name):
   """The bound of the valid tokens, in bits of each, at equal draws."""
   _, process = OBJECTIVES[name]
@@ -428,7 +435,7 @@ def test_bits_of_states(name):
   assert_allclose(score.estimate.value, (found['total'] * LENGTHS).sum() / LENGTHS.sum(), rtol=1e-6)
 
 
-@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize('kind', [slow(AxisType.Auto), AxisType.Explicit], ids=str)
 def test_a_mesh_changes_no_loss(kind, key):
   """The share of valid elements is of the whole batch, whatever device has which lengths."""
   mesh = Mesh(np.array(jax.devices()[:4]), ('devices',), axis_types=(kind,))

@@ -16,6 +16,7 @@ from diffusion_jax.data import drawings
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import of_run, trial, untrained
 from tests.app.fields import typed
+from tests.rows import slow
 
 DRAW = 'sampling.num_samples=4 sampling.batch_size=4'
 COMMANDS = {
@@ -70,7 +71,7 @@ def test_a_mode_that_reads_a_run_writes_nothing_into_it(mode, averaged, tmp_path
   assert any(path.is_file() for path in workdir.rglob('*'))
 
 
-@pytest.mark.parametrize('mode', OF_PAIRS)
+@pytest.mark.parametrize('mode', [slow(x) if x == 'evaluate' else x for x in OF_PAIRS])
 def test_a_mode_that_simulates_writes_nothing_into_it(mode, tmp_path):
   config = trial('two_moons', **typed('data.num_examples=64 data.num_test=16'))
   run = untrained(config, tmp_path / 'theirs')

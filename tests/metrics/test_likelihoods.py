@@ -86,7 +86,8 @@ STEPS, CONTINUOUS = dj.DiscreteSchedule.from_betas(dj.linear_betas(8)), dj.Geome
   'options, schedule',
   [
     *(({}, schedule) for schedule in (STEPS, CONTINUOUS)),
-    *((options, STEPS) for options in ({'random_steps': 3}, {'num_steps': 6})),
+    ({'random_steps': 3}, STEPS),
+    slow({'num_steps': 6}, STEPS),
     *(slow(options, CONTINUOUS) for options in ({'random_steps': 3}, {'num_steps': 6})),
   ],
 )

@@ -16,6 +16,7 @@ from diffusion_jax.metrics import losses
 from diffusion_jax.metrics.estimates import ratio
 from diffusion_jax.testing import floors
 from diffusion_jax.training.objectives import Context, denoising
+from tests.rows import slow
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 STD = np.array([1.0, 0.3])
@@ -61,7 +62,7 @@ class Anew(ArraySource):
     return ArraySource(self.x + epoch[0])
 
 
-@pytest.mark.parametrize('source', [ArraySource(TRAIN[:20]), Anew(TRAIN[:20])])
+@pytest.mark.parametrize('source', [slow(ArraySource(TRAIN[:20])), Anew(TRAIN[:20])])
 def test_the_calls_are_counted_and_those_on_training_examples(source, monkeypatch):
   calls = []
 

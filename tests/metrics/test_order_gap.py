@@ -45,6 +45,7 @@ def gaps_of(denoise, **options):
   return {x.name.removeprefix('order_gap_'): x.estimate for x in scores}
 
 
+@pytest.mark.slow  # As in tests/core/test_path_bound.py, whose bound it takes.
 def test_the_exact_denoiser_has_no_gap():
   for gap in gaps_of(LAW.denoise, num_times=4).values():
     assert abs(gap.value) < 4.5 * gap.error < 0.15

@@ -97,8 +97,8 @@ def replaced(layer, matrices, zero=(), random=()):
   return change
 
 
-# They have the layouts of unet_interleaved and mmdit.
-SAME = 'ddpmpp', 'dit'
+# They have the layouts of unet_interleaved, mmdit and unet_legacy.
+SAME = 'ddpmpp', 'dit', 'unet_legacy_by_channels', 'edm2'
 ATTENTION = [slow(n) if n in SAME else n for n in NETWORKS if n != 'mlp']
 
 

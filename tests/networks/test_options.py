@@ -19,6 +19,7 @@ from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from tests.networks.jaxprs import equations
 from tests.networks.literal import randomised, shapes
+from tests.rows import slow
 
 # Fields of small networks, for those that have them.
 SMALL: Any = {
@@ -150,7 +151,7 @@ TRAINED: Any = {
 }
 
 
-@pytest.mark.parametrize('name', TRAINED)
+@pytest.mark.parametrize('name', [slow(n) if n == 'ddpmpp' else n for n in TRAINED])
 def test_gradients_reach_all_but_random_frequencies_and_dropout_acts(name, key, rng):
   options, cond = TRAINED[name]
   network, x = NETWORKS[name](**options), rng.standard_normal((2, 4, 4, 3), np.float32)

@@ -15,6 +15,7 @@ from diffusion_jax.networks.inputs import Inputs, Text
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from tests.networks import literal
+from tests.rows import slow
 from tests.transcribed import transcribes
 
 SENTENCES = ['a red circle', 'a blue square below', 'x']
@@ -99,7 +100,7 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(scope='module', params=NETWORKS)
+@pytest.fixture(scope='module', params=[slow(n) if n == 'cross' else n for n in NETWORKS])
 def network(request):
   """Returns a network with random weights as a function of cond."""
   module = NETWORKS[request.param]

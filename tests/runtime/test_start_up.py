@@ -11,6 +11,7 @@ import pytest
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import start_up
 from diffusion_jax.runtime.start_up import StartUp, seconds_since_launch
+from tests.rows import slow
 
 
 def test_the_age_of_a_process_is_known_where_it_can_be():
@@ -74,7 +75,7 @@ def mapped(how, size=2**24, **variables):
   return out.stdout.strip()
 
 
-@pytest.mark.parametrize('size', [2**24, 3 * 2**28])  # 64 MiB, 3 GiB
+@pytest.mark.parametrize('size', [2**24, slow(3 * 2**28)])  # 64 MiB, 3 GiB
 def test_a_freed_block_is_used_again_without_new_pages(size):
   kept = mapped('keep', size)
   if kept == 'unknown':

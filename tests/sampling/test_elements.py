@@ -14,6 +14,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
+from tests.rows import slow
 from tests.transcribed import transcribes
 
 T = 6
@@ -73,14 +74,18 @@ ODE = {
 KINDS = 'together', 'pyramid', 'one by one'
 
 
-@pytest.mark.parametrize('name', ODE)
+# Each element of every sampler follows its own levels, in tests/laws/test_levels_of_any_shape.py.
+OWN = 'ddim', 'lms', 'velocity_heun', 'heun'
+
+
+@pytest.mark.parametrize('name', [slow(n) if n in OWN else n for n in ODE])
 def test_samples_along_any_path_have_the_covariance_of_the_data(name):
   sampler, schedule, bounds = ODE[name]
   errors = [covariance_error(sampler, schedule, kind, 240) for kind in KINDS]
   assert all(error < bound for error, bound in zip(errors, bounds, strict=True)), errors
 
 
-@pytest.mark.parametrize('name', ('velocity_heun', 'dpm_solver_pp'))
+@pytest.mark.parametrize('name', ('velocity_heun', slow('dpm_solver_pp')))
 def test_second_order_stays_second_order_one_token_after_another(name):
   sampler = {'velocity_heun': dj.velocity_heun(FLOW), 'dpm_solver_pp': dj.dpm_solver_pp(2)}[name]
   coarse, fine = (covariance_error(sampler, FLOW, 'one by one', n) for n in (120, 480))

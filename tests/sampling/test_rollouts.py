@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
+from tests.rows import slow
 from tests.sampling.test_elements import COSINE, COVARIANCE, T, denoise
 from tests.transcribed import transcribes
 
@@ -89,7 +90,7 @@ def test_a_denoiser_is_given_what_is_known(time, rng):
   '3.3: a rollout beyond the trained length',
   '`roll_out`',
 )
-@pytest.mark.parametrize('stride', [1, 4])
+@pytest.mark.parametrize('stride', [slow(1), 4])
 def test_a_window_continues_an_ar1_beyond_its_length(stride):
   """x_{k+h} given x_k = a has the mean rho^h a and the variance 1 - rho^{2 h}."""
   n, further, a = 3000, 16, 1.5

@@ -153,7 +153,7 @@ FLOW = Flow()
 # tests/sampling/test_likelihood.py has adaptive_ode, whose program is large.
 DEAR = (
   'adaptive_ode', 'unipc_3', 'dpm_solver_pp_2', 'dpm_solver_pp_2s_sde', 'dpm_solver_pp_sde',
-  'ancestral_large', 'ancestral_2s', 'ddim_half',
+  'ancestral_large', 'ancestral_2s', 'ddim_half', 'ddim_1', 'brownian_sde',
 )  # fmt: skip
 EVERY = [slow(n) if n in DEAR else n for n in moments.SAMPLERS]
 FINITE = [row for row in EVERY if row != 'euler_maruyama']

@@ -28,7 +28,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Context
 from tests.app import toy_parts
-from tests.app.conftest import CONFIGS, DIGITS, assert_same, params_of, refused, smoke
+from tests.app.conftest import CONFIGS, DIGITS, assert_same, interrupted, params_of, refused, smoke
 from tests.app.fields import within
 
 TOY = toy_parts.__name__
@@ -233,17 +233,17 @@ def test_an_objective_trains_parameters_of_its_own(tmp_path):
   """Its c goes to the mean of the data; they are averaged, stored and resumed bit for bit."""
   fields = {'objective': f'{TOY}:centred', 'optimizer.decay': 'constant'}
   fields |= {'optimizer.learning_rate': 0.05, 'optimizer.warmup_steps': 0}
-  steps = {'training.num_steps': 60, 'training.steps_per_call': 20}
+  fields |= {'training.num_steps': 60, 'training.steps_per_call': 20}
+  config = smoke(**fields, **within('training.checkpoints', every=20, keep=2))
   whole = tmp_path / 'whole'
-  MODES['train'](smoke(**fields, **steps), whole)
-  part = tmp_path / 'part'
-  for num_steps in (40, 60):
-    MODES['train'](smoke(**fields, **steps | {'training.num_steps': num_steps}), part)
+  MODES['train'](config, whole)
+  part = interrupted(whole, tmp_path / 'part', lost='60')
+  MODES['train'](config, part)
   assert_same(*(params_of(x) for x in (whole, part)))
   x = DIGITS.x.encode(datasets.source_of(smoke()).read(np.arange(1437))['x'])
   last = params_of(whole)['centre']['c']
   assert abs(last - x.mean()) < 0.08 < abs(x.mean() + 0.8)
-  MODES['sample'](smoke(**fields), whole)
+  MODES['sample'](config, whole)
 
 
 @pytest.mark.parametrize('branch', ['network', 'schedule', 'teacher'])

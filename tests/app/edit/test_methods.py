@@ -55,6 +55,7 @@ def test_palette_fills_in_unknown_pixels(palette, files):
   assert_array_equal(results[:, :4, :, 0], given[None, :4].repeat(2, 0))
 
 
+@pytest.mark.slow
 def test_superres_by_reconstruction_has_the_means_asked_for(plain, files):
   """Three steps of an untrained network come closer to them."""
   changes = {'edit': 'superres', 'edit.method': 'reconstruction', 'edit.method.iterations': 4}

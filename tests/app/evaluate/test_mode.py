@@ -186,6 +186,7 @@ def test_a_network_with_one_noisy_level_has_no_order_gap(run):
   )
 
 
+@pytest.mark.slow
 def test_the_order_gap_of_a_run_whose_neighbours_share_levels(tmp_path):
   """The gaps are the differences of the losses, which are of the same examples."""
   order_gap = within('evaluation', metrics='order_gap', num_images=6, order_gap__num_times=2)

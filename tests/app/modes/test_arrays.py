@@ -244,7 +244,7 @@ def seen(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-  'name, operator', [slow('masked', 'mask'), ('means', f'{__name__}:halves')]
+  'name, operator', [slow('masked', 'mask'), slow('means', f'{__name__}:halves')]
 )
 def test_sequences_are_restored_in_their_units(curves, seen, name, operator, capsys):
   folder, arrays = seen

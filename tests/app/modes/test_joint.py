@@ -22,6 +22,7 @@ from diffusion_jax.training.objectives import Context, denoising
 from tests import refusals
 from tests.app.conftest import arrays_of, of_run, trial, untrained
 from tests.app.fields import typed
+from tests.rows import slow
 from tests.sampling.moments import jit_long
 
 N = np.nan
@@ -120,7 +121,7 @@ def test_draws_of_a_training_are_within_the_box(tmp_path, monkeypatch):
     assert (np.abs(samples[:, :2]) <= 1.0).all()
 
 
-@pytest.mark.parametrize('posterior', ['moment', 'gibbs', 'steered'])
+@pytest.mark.parametrize('posterior', ['moment', 'gibbs', slow('steered')])
 def test_a_restored_vector_keeps_what_is_known(posterior, run):
   """By the run's steps and by steps of the method's own."""
   np.save(run / 'y.npy', [0.3, N, N, N])

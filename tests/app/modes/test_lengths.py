@@ -26,6 +26,7 @@ from tests.app.conftest import (
   trial,
 )
 from tests.app.fields import typed
+from tests.rows import slow
 
 N, T = 64, 6
 RNG = np.random.default_rng(0)
@@ -39,7 +40,7 @@ FEW = typed("""
   network.num_heads=2 training.num_steps=4 training.batch_size=8 training.held_out.every=2
   training.held_out.batches=1 training.checkpoints.every=2 training.checkpoints.keep=2
   training.steps_per_call=1 sampling.num_samples=5 sampling.batch_size=4 sampling.num_steps=3
-  sampling.checkpoint=latest
+  sampling.sampler=ddim sampling.checkpoint=latest
 """)
 
 
@@ -78,6 +79,7 @@ def test_what_pads_them_changes_no_weight(run, tmp_path):
   assert_same(params_of(tmp_path / 'run'), params_of(run))
 
 
+@pytest.mark.slow  # The state of a training has no lengths.
 def test_an_interruption_changes_no_weight(run, tmp_path):
   shutil.copytree(run, tmp_path / 'run')
   shutil.rmtree(tmp_path / 'run/checkpoints/4')
@@ -85,15 +87,15 @@ def test_an_interruption_changes_no_weight(run, tmp_path):
   assert_same(params_of(tmp_path / 'run'), params_of(run))
 
 
-def test_devices_and_parts_change_no_weight(run, tmp_path):
+# A mesh changes no loss of examples with lengths, in tests/laws/test_padding_changes_nothing.py.
+@pytest.mark.parametrize(
+  'fields', ['training.machine.accumulate=2', slow('training.mesh=-1,1')], ids=['parts', 'mesh']
+)
+def test_devices_and_parts_change_no_weight(fields, run, tmp_path):
   """Eight devices, and two parts of the batch, whose examples have other lengths."""
-  for name, fields in {
-    'mesh': 'training.mesh=-1,1',
-    'parts': 'training.machine.accumulate=2',
-  }.items():
-    MODES['train'](config(run.parent / 'series.npz', **typed(fields)), tmp_path / name)
-    for a, b in zip(*map(leaves, (tmp_path / name, run)), strict=True):
-      np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6)
+  MODES['train'](config(run.parent / 'series.npz', **typed(fields)), tmp_path / 'run')
+  for a, b in zip(*map(leaves, (tmp_path / 'run', run)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6)
 
 
 def leaves(folder):
@@ -354,7 +356,7 @@ def test_lines_are_learnt_and_drawn_as_lines(text_run):
   assert (given['lengths'] == 3).all()
 
 
-@pytest.mark.parametrize('sampler', ['first_hitting', 'confidence'])
+@pytest.mark.parametrize('sampler', [slow('first_hitting'), 'confidence'])
 def test_samplers_of_states_have_lengths(sampler, text_run):
   found, _ = drawn(text_run, sampler, **typed(f'sampling.sampler={sampler}'))
   assert not found['arr_0'][np.arange(12) >= found['lengths'][:, None]].any()
