@@ -268,7 +268,7 @@ def place(tmp_path_factory):
 # -- the law -------------------------------------------------------------------
 
 FLAGS = [
-  ('digits', 'elbo', 'evaluation.'),
+  ('digits', 'elbo', 'evaluation.elbo'),
   slow('two_moons', 'density_coverage', 'evaluation.'),
 ]
 FLAGS += [

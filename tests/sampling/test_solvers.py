@@ -154,6 +154,7 @@ FLOW = Flow()
 DEAR = (
   'adaptive_ode', 'unipc_3', 'dpm_solver_pp_2', 'dpm_solver_pp_2s_sde', 'dpm_solver_pp_sde',
   'ancestral_large', 'ancestral_2s', 'ddim_half', 'ddim_1', 'brownian_sde',
+  'churned_heun', 'corrected_ddim',
 )  # fmt: skip
 EVERY = [slow(n) if n in DEAR else n for n in moments.SAMPLERS]
 FINITE = [row for row in EVERY if row != 'euler_maruyama']

@@ -198,6 +198,7 @@ LIKE_OTHERS = (
   objectives.hybrid,
   flow_maps.lagrangian,
   flow_maps.progressive,
+  flow_maps.shortcut,
   consistency.consistency_training,
   discrete_states.masked,
 )

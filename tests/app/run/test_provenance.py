@@ -360,9 +360,12 @@ def config_of(run, fields):
   return smoke(**fields) if run.name == 'digits' else of_run(run, **fields)
 
 
-KINDS = 'samples', 'given', 'sdedit', 'interpolate', 'steer', 'elbo'
+KINDS = 'samples', 'given', 'steer', 'elbo'
 # Of the same sections, with other choices.
-LIKE_THEM = 'guided', 'contexts', 'inpaint', 'restore', 'matrix', 'pixels', 'fd', 'sbc'
+LIKE_THEM = (
+  *('sdedit', 'interpolate', 'guided', 'contexts', 'inpaint', 'restore', 'matrix', 'pixels'),
+  *('fd', 'sbc'),
+)
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in LIKE_THEM]
 
 

@@ -170,9 +170,9 @@ def ways(name):
 
 # What reads conditions is tried by DiT and the perceptron, in every way, and each network in the
 # way with words and tokens, or in its last one.
-# The U-Net, and DiT's other rows, have the sums of what is slow.
+# The sums of the U-Net are those of other networks of convolutions.
 EVERY_WAY = 'dit', 'mlp'
-SAME = 'ddpmpp', 'vdm', 'cross', 'class_tokens'
+SAME = 'ddpmpp', 'vdm'
 ROWS = [
   (name, which)
   if name in EVERY_WAY or name not in SAME and which == min(2, max(ways(name)))
