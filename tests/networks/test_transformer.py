@@ -166,7 +166,7 @@ EARLIER = {
 }
 
 
-# Words that no token attends to among the tokens are given to all alike.
+# The words of a cross attention are given to all tokens alike.
 SEEN_EARLIER = [
   slow(*row, id=name) if name == 'cross' else pytest.param(*row, id=name)
   for name, row in EARLIER.items()
@@ -192,6 +192,9 @@ def test_a_causal_token_sees_earlier_blocks_alone(options, cond):
   assert np.abs(found[:, 4:] - other[:, 4:]).max() > 1e-3
   seen = run({'params': params}, x + (np.arange(6)[None, :, None] == 0), noise, cond)
   assert np.abs(seen - found).reshape(2, 6, -1).max(axis=-1).min() > 1e-4
+  last = np.arange(6)[None, :, None] == network.causal - 1  # of the first block
+  within = run({'params': params}, x + last, noise, cond)
+  assert np.abs(within - found)[:, 0].max() > 1e-4
 
 
 def test_routed_tokens_keep_their_levels_and_places(key):
