@@ -10,6 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from benchmarks import couplings as benchmark
+from tests.rows import slow
 
 pytestmark = pytest.mark.benchmarks
 SHIFT = np.array([[3.0, -4.0]])
@@ -40,7 +41,7 @@ def test_the_moons_and_the_circle_have_the_published_sizes(key):
   assert_allclose(np.mean(np.sum(y**2, axis=1)), square, rtol=0.02)
 
 
-@pytest.mark.parametrize('method, rows', [('exact_of_class', 1), ('schrodinger', 2)])
+@pytest.mark.parametrize('method, rows', [slow('exact_of_class', 1), ('schrodinger', 2)])
 def test_a_row_as_typed(method, rows, capsys, monkeypatch):
   monkeypatch.setattr(benchmark, 'CHUNK', 2)
   monkeypatch.setattr(benchmark, 'DRAWS', 40)

@@ -28,6 +28,7 @@ def size(text):
   return float(text.removesuffix(' GiB')) * 2**30
 
 
+@pytest.mark.docs
 def test_the_figures_of_a_row_are_those_of_the_compiled_step():
   row = plan.row_of(CONFIGS / 'digits_dit.py', SMALL, jax.devices(), {}, 8, 1)
   mesh = sharding.make_mesh(8, 1)

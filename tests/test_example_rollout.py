@@ -3,12 +3,14 @@
 import re
 
 import numpy as np
+import pytest
 from numpy.testing import assert_allclose
 from PIL import Image
 
 from examples import rollout
 
 
+@pytest.mark.docs
 def test_it_runs_and_draws_its_picture(tmp_path, capsys, monkeypatch):
   """A smaller network draws fewer numbers; each line of the picture begins with what is given."""
   lines, plot = [], rollout.plt.plot

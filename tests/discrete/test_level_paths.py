@@ -139,7 +139,7 @@ def steps_bound(name, levels, x0):
   return dj.state_bound(jax.random.key(2), CHAIN.denoiser(process), process, levels, x0)
 
 
-@EACH
+@pytest.mark.parametrize('name', ['masking', slow('uniform')])
 def test_what_is_given_or_integrated_out_has_no_term(name):
   """A bound of x_1 given x_0, where x_2 and x_3 are integrated out; both kinds of bounds."""
   starts = (-np.inf, 0, np.inf, np.inf)
