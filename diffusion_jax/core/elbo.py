@@ -184,7 +184,7 @@ def variational_bound(
   starts_clean = at_step(0).sigma == 0.0
   first = jnp.where(starts_clean, 1, 0)
   terms_at = _make_terms_at(at_step, first, num_steps, variance, decoder, x0)
-  drawn, expected = _draw_steps(choice_keys, at_step(jnp.arange(1, num_steps + 1)), steps)
+  drawn, expected = draw_steps(choice_keys, at_step(jnp.arange(1, num_steps + 1)), steps)
   rows = _rows(drawn, first, starts_clean)
   terms, errors = jax.lax.map(lambda row: terms_at(keys, denoise, *row), rows)
   prior = prior_kl(x0, at_step(num_steps))
@@ -256,9 +256,11 @@ def _make_terms_at(at_step, first, num_steps, variance, decoder, x0):
   return terms_at
 
 
-def _draw_steps(keys, levels, steps):
-  # Returns `steps` of 2..T for each key, [N, B], or all, and how often each of
-  # 2..T is drawn on average, [T - 1]; levels: of the steps 1..T.
+def draw_steps(keys: Array, levels: NoiseLevel, steps: int | None) -> tuple[Array, Array]:
+  """Draws `steps` of 2..T for each key, [N, B], or all.
+
+  Returns also how often each of 2..T is drawn on average, [T - 1]. levels: of the steps 1..T.
+  """
   every = jnp.arange(2, len(levels.t) + 1)
   if steps is None:
     return jnp.repeat(every[:, None], len(keys), axis=1), jnp.ones(len(every))

@@ -22,6 +22,7 @@ from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, draw_uniform, key_per_example, split_key
 from diffusion_jax.core.levels import (
   Grid,
+  NoiseLevel,
   Schedule,
   check_axes,
   check_order,
@@ -74,7 +75,7 @@ def path_bound(
     eps = draw_normal(jax.vmap(lambda k: jax.random.fold_in(k, i))(keys), x0)
     xt = q_sample(x0, eps, level)
     square = jnp.square(x0 - predict(denoise, xt, level).x0)
-    return weighted_sum(weight, square - _share_of_noise(eps, level.expand_to(x0)))
+    return weighted_sum(weight, square - share_of_noise(eps, level.expand_to(x0)))
 
   return jnp.mean(jax.lax.map(term, jnp.arange(num_times)), axis=0)
 
@@ -120,9 +121,12 @@ def _at(u, path, schedule):
   return level, 0.5 * jnp.exp(rate) * slope
 
 
-def _share_of_noise(eps, level):
-  # The errors of a denoiser of N(0, I) that are due to eps, less their mean: of mean 0, and
-  # nearly all of the errors of any good denoiser at high SNR.
+def share_of_noise(eps: Array, level: NoiseLevel) -> Array:
+  """Computes the squared errors of a denoiser of N(0, I) that are due to eps, less their mean.
+
+  Its mean is 0, and at high SNR it is nearly all of the errors of any good denoiser. The level
+  fits eps.
+  """
   gain = level.alpha * level.sigma / (jnp.square(level.alpha) + jnp.square(level.sigma))
   return jnp.square(gain) * (jnp.square(eps) - 1.0)
 

@@ -161,3 +161,30 @@ def plot_ratios(path: str | Path, ratios: np.ndarray) -> None:
     ax.errorbar(np.arange(ratios.shape[1]), ratios.mean(axis=0), 1.96 * error, fmt='.', capsize=2)
     ax.set(xlabel='number that is drawn', ylabel='variance / exact variance')
     ax.set_title('variance of the draws, with intervals of 95 %')
+
+
+def plot_parts(path: str | Path, parts: Sequence[tuple[str, float, float]], unit: str) -> None:
+  """Plots numbers that add up, (name, value, standard error) each, one upon another.
+
+  A last bar is their sum.
+  """
+  with _figure(path, 1, size=(7.2, 0.8 + 0.42 * (1 + len(parts)))) as (ax,):
+    names = [*(name for name, _, _ in parts), 'together']
+    values = np.array([value for _, value, _ in parts])
+    ends = np.cumsum(values)
+    starts = np.concatenate([[0.0], ends[:-1]])
+    colors = np.where(values < 0.0, 'tab:green', 'tab:red')
+    place = np.arange(len(names))
+    errors = np.nan_to_num([error for _, _, error in parts])
+    ax.barh(place[:-1], values, left=starts, xerr=errors, color=colors, alpha=0.8, ecolor='black')
+    ax.barh(place[-1], ends[-1], color='tab:blue', alpha=0.8)
+    for y, end in enumerate([*ends, ends[-1]]):
+      ax.plot([end, end], [y - 0.4, min(y + 1.4, len(parts) + 0.4)], color='grey', linewidth=0.8)
+      value = values[y] if y < len(values) else end
+      ax.annotate(
+        f' {value:.3g}', (max(end, starts[y] if y < len(starts) else 0.0), y), va='center'
+      )
+    ax.set_yticks(place, names)
+    ax.invert_yaxis()
+    ax.set_xlabel(unit)
+    ax.margins(x=0.15)

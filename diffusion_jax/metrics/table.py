@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from diffusion_jax.metrics import (
   accuracy,
+  bound_parts,
   chords,
   fid,
   forecasts,
@@ -77,6 +78,7 @@ OF_DIFFUSION: OfModels = {
   'ode': likelihoods.ode,
   'loss': losses.loss,
   'order_gap': order_gap.order_gap,
+  'bound_parts': bound_parts.bound_parts,
   **_PIXELS,
 }
 OF_STATES: OfModels = {

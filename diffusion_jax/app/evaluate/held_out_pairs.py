@@ -4,14 +4,13 @@ A pair is a context and its x. With levels of elements it is one example, some o
 are given.
 """
 
-import inspect
-import math
 from typing import NamedTuple
 
 import numpy as np
 
 from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds.laws import moments_of
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.declared import Declared
 from diffusion_jax.errors import UserError
@@ -109,33 +108,11 @@ def in_words(model: Model) -> str:
 
 
 def law_of(model: Model, is_given: np.ndarray, x: np.ndarray) -> Arrays:
-  """Returns the exact mean and covariance of the elements that are drawn; see `moments_of`."""
+  """Returns the exact mean and covariance of the elements that are drawn; see `laws.moments_of`."""
   numbers = np.repeat(is_given, x[0].size // len(is_given))
-  mean, cov = moments_of(model)
+  mean, cov = moments_of(model.config.data, model.facts)
   law = conditional(mean, cov, numbers, x.reshape(len(x), -1)[:, numbers])
   return dict(zip(LAW, law, strict=True))
-
-
-def moments_of(model: Model) -> tuple[np.ndarray, np.ndarray]:
-  """Returns mean [D] and covariance [D, D] of the D numbers of x, as the data declare them.
-
-  Raises UserError for other arrays, and for a covariance that is not positive definite.
-  """
-  data, size = model.config.data, math.prod(model.facts.x.shape)
-  moments = data.declared.moments
-  fields = {name: data[name] for name in inspect.signature(moments).parameters if name in data}
-  try:
-    mean, cov = (np.asarray(x, np.float64) for x in moments(**fields))
-    np.linalg.cholesky(cov)
-    fits = mean.shape == (size,) and cov.shape == (size, size) and np.isfinite(mean).all()
-  except (TypeError, ValueError, np.linalg.LinAlgError):
-    fits = False
-  if not fits:
-    raise UserError(
-      f'config.data={data.name}: its moments must be the mean [D] and a positive definite '
-      f'covariance [D, D] of the D={size} numbers of x, or leave predictive out'
-    )
-  return mean, cov
 
 
 def known_arrays(model: Model) -> set[str]:

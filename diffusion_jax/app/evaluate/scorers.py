@@ -15,6 +15,7 @@ from diffusion_jax.app.evaluate.metrics_of_data import chosen
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.inputs.conditions import Compared
 from diffusion_jax.app.kinds import roles, sections, store
+from diffusion_jax.app.kinds.laws import moments_of
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
@@ -462,7 +463,7 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
     if scoring.is_of_pairs(each) and model.takes_known:
       held_out_pairs.given_elements(model)
       if not {*LAW}.isdisjoint(each.metric.needs):
-        held_out_pairs.moments_of(model)
+        moments_of(model.config.data, model.facts)
 
 
 def kept_in(run: Run, parts: Path) -> Json:

@@ -14,6 +14,7 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds import sections
+from diffusion_jax.app.kinds.laws import law_of
 from diffusion_jax.app.kinds.learned import LogVariance
 from diffusion_jax.app.kinds.rules import Row
 from diffusion_jax.core.arguments import kind_of
@@ -28,7 +29,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
 from diffusion_jax.networks.inputs import ContextEncoder, Inputs, Text
 from diffusion_jax.ranges import Probability
-from diffusion_jax.testing import floors
+from diffusion_jax.testing import floors, oracles
 from diffusion_jax.training import augmentation, objectives
 from diffusion_jax.training.conditions import ImageCondition
 
@@ -304,6 +305,11 @@ class ConfiguredNetwork:
       'image': c.image is not None,
     }
     return tuple(name for name, is_read in conditions.items() if is_read)
+
+  @functools.cached_property
+  def law(self) -> oracles.Mixture | None:
+    """The law of the numbers of x as the network sees them, [D]; None where it is not declared."""
+    return None if self.reads else law_of(self.config.data, self.facts)
 
   @functools.cached_property
   def infinite_floors(self) -> tuple[floors.ExactLine, ...]:
