@@ -70,7 +70,7 @@ class ModelOfLaw(DiffusionModel, Protocol):
 @declares(
   what=(
     'the bound part by part: entropy, prior, what the network has above an exact denoiser in '
-    'each quarter of t, steps, decoder ([what they say](#where-a-bound-comes-from))'
+    'each quarter of t, steps, decoder ([what they say](explain.md#where-a-bound-comes-from))'
   ),
   needs='4 · `.num_times` + 2 · `.draws` calls for each example',
   independent_noise=True,

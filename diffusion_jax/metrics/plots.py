@@ -178,12 +178,10 @@ def plot_parts(path: str | Path, parts: Sequence[tuple[str, float, float]], unit
     errors = np.nan_to_num([error for _, _, error in parts])
     ax.barh(place[:-1], values, left=starts, xerr=errors, color=colors, alpha=0.8, ecolor='black')
     ax.barh(place[-1], ends[-1], color='tab:blue', alpha=0.8)
-    for y, end in enumerate([*ends, ends[-1]]):
-      ax.plot([end, end], [y - 0.4, min(y + 1.4, len(parts) + 0.4)], color='grey', linewidth=0.8)
-      value = values[y] if y < len(values) else end
-      ax.annotate(
-        f' {value:.3g}', (max(end, starts[y] if y < len(starts) else 0.0), y), va='center'
-      )
+    rows = [*zip(values, np.maximum(starts, ends) + errors, ends, strict=True)]
+    for y, (value, right, end) in enumerate([*rows, (ends[-1], max(ends[-1], 0.0), ends[-1])]):
+      ax.annotate(f' {value:.3g}', (right, y), va='center')
+      ax.plot([end, end], [y, min(y + 1, len(values))], color='grey', linewidth=0.8)
     ax.set_yticks(place, names)
     ax.invert_yaxis()
     ax.set_xlabel(unit)

@@ -205,13 +205,14 @@ def films_of(runs: Sequence[Record]) -> Iterator[Film | None]:
 
 
 def evaluation(run: Record) -> Iterator[Table | Chart | Film | None]:
-  """Yields the tables and charts of results, then figures of calibration."""
+  """Yields the tables and charts of results, then their figures."""
   yield from results.parts(run)
   titles = {
+    'parts': 'What adds up to the last bar',
     'ranks': 'Ranks of the truth among its draws: flat if calibrated',
     'coverage': 'Expected coverage: below the diagonal is over-confident',
   }
-  for path in run.calibration:
+  for path in run.figures:
     title = f'{titles[path.stem]} ({path.parent.name})'
     yield pictures.film(title, title, [('', path)])
 

@@ -48,7 +48,7 @@ class Record(NamedTuple):
 
   fields: {'section.field': value} of the config. curves: by name of the metric.
   sheets: (step, file) of samples during training. results: (folder, content) of
-  evaluations. sessions: starts and ends of the training. calibration: figures
+  evaluations. sessions: starts and ends of the training. figures: pictures
   of evaluations. traces: the files of traces for xprof, one for each host.
   floors: see `read_floors`. sampled: the step whose weights draw samples; None if
   it is unknown. unsaid: see `Unsaid`.
@@ -60,7 +60,7 @@ class Record(NamedTuple):
   sheets: list[tuple[int, Path]]
   results: list[tuple[str, dict]]
   sessions: list[dict]
-  calibration: Sequence[Path] = ()
+  figures: Sequence[Path] = ()
   traces: Sequence[Path] = ()
   floors: Mapping[str, Mapping[str, Floor]] = {}
   sampled: int | None = None
@@ -119,9 +119,9 @@ def read(
     sheets=read_sheets(folder / 'samples'),
     results=list(read_results(folder / 'evaluation')),
     sessions=sessions.read(folder),
-    calibration=[
+    figures=[
       x
-      for n in ('ranks', 'coverage')
+      for n in ('parts', 'ranks', 'coverage')
       for x in sorted(files_of(folder / 'evaluation', f'**/{n}.png'))
     ],
     traces=sorted(files_of(folder / 'traces', '**/*.xplane.pb')),

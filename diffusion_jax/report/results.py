@@ -13,6 +13,12 @@ from diffusion_jax.report.record import LeftOut, Record
 from diffusion_jax.runtime.files import with_error
 
 _SPEEDS = 'images_per_second', 'tflops', 'mfu'
+# Numbers of a result that add up, or that stand beside these.
+PARTS = {
+  'parts': 'What adds up',
+  'above_linear': 'Above a linear denoiser',
+  'changes': 'One change at a time',
+}
 _MOST_OF_A_NOTE = 48  # characters, which fit below a number
 
 
@@ -143,6 +149,10 @@ def parts(run: Record) -> Iterator[Table | Chart]:
       rows += [[name, *(_score(x.get(m, {})) for m in metrics), note] for name, x, note in lines]
     yield Table(f'Generated {run.noun}', [head, *rows])
   for name, x in results:
+    for part, caption in PARTS.items():
+      if scores := x.get(part):
+        rows = [[row, _score(score), score.get('note') or ''] for row, score in scores.items()]
+        yield Table(f'{caption}, {_title(name, x)}', [['', x.get('unit', 'value'), 'about'], *rows])
     if losses := x.get('losses'):
       heads = [part for part in next(iter(losses.values())) if not part.startswith('class ')]
       rows = [

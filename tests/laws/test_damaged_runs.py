@@ -44,6 +44,7 @@ CELLS = {
   'sample': FEW,
   'sample width': f'{FEW} {WIDTH}',
   'evaluate': f'{SCORED} --config.evaluation.metrics=loss',
+  'explain': f'{SCORED} --config.evaluation.features=pixels --config.evaluation.num_generated=4',
   'average': '--config.average.sigma_rel=0.07',
   'convert': '--config.convert.to=huggingface --config.convert.out=out',
   'report': '--config.report.trajectory=False',
@@ -210,7 +211,7 @@ def test_every_mode_that_reads_a_run_is_tried():
 
 @pytest.mark.parametrize('cell', CELLS)
 def test_no_damage_of_a_run_is_a_traceback(cell, run, tmp_path, command):
-  slow = cell in ('report', 'train', 'evaluate')  # charts, programs and losses
+  slow = cell in ('report', 'train', 'evaluate', 'explain')  # charts, programs and losses
   check(cell, run, tmp_path, command, count=1 if slow else 3)
 
 

@@ -39,6 +39,7 @@ TAKES = {
   'sample': USED,
   'edit': USED | EDITED,
   'evaluate': USED | {'evaluation.num_images'},
+  'explain': USED | {'evaluation.num_images'},
   'report': USED | {'report.trajectory'},
   'serve': USED | {'serve.port'},
   'average': {'compilation_cache', 'matmul_precision', 'average.sigma_rel'},

@@ -23,6 +23,10 @@ COMMANDS = {
   'sample': f'{DRAW} sampling.sampler=ddim',
   'edit': 'edit=sdedit edit.strength=0.0 edit.num_samples=1 sampling.batch_size=4',
   'evaluate': 'evaluation.metrics=loss evaluation.num_images=4 evaluation.batch_size=4',
+  'explain': """
+    evaluation.num_generated=4 evaluation.num_images=4 evaluation.batch_size=4
+    evaluation.features=pixels
+  """,
   'average': 'average.sigma_rel=0.1',
   'report': 'report.trajectory=False',
   'convert': 'convert.to=safetensors',

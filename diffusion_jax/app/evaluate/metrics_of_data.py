@@ -2,13 +2,16 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 from diffusion_jax.aliases import Json
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.evaluate.held_out_pairs import known_arrays
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.sections import Evaluation
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.declared import declared_by
 from diffusion_jax.errors import UserError
@@ -62,14 +65,14 @@ def of_data(model: Model) -> Json:
   """
   c, facts, of_kind = model.config, model.facts, model.schema.metrics
   if facts.x.kinds:
-    return {'metrics': _of_rows(model), **_fewer(model)}
+    return {'metrics': _of_rows(model), **fewer(model)}
   if facts.x.manifold:
-    return {'metrics': OF_DIRECTIONS, **_fewer(model)}
+    return {'metrics': OF_DIRECTIONS, **fewer(model)}
   if facts.gaps:
-    return {'metrics': OF_GAPS, **_fewer(model)}
+    return {'metrics': OF_GAPS, **fewer(model)}
   if model.plan is None:
     return {'metrics': (next(iter(of_kind)),)}
-  likelihood = tuple(n for n in _LIKELIHOODS if n in of_kind and _is_of(of_kind[n], c, facts))[:1]
+  likelihood = tuple(n for n in _LIKELIHOODS if n in of_kind and is_of(of_kind[n], c, facts))[:1]
   try:
     held_out = len(datasets.source_of(c, c.evaluation.split))
   except UserError as error:
@@ -88,7 +91,7 @@ def of_data(model: Model) -> Json:
     return {'metrics': _among(of_kind, law + OF_FORECASTS, c, facts)}
   if has_pairs and model.conditioning.context is not None:
     return {'metrics': _among(of_kind, OF_PAIRS, c, facts) + likelihood}
-  return {'metrics': _among(of_kind, OF_SETS, c, facts) + likelihood, **_fewer(model)}
+  return {'metrics': _among(of_kind, OF_SETS, c, facts) + likelihood, **fewer(model)}
 
 
 def _of_rows(model):
@@ -107,11 +110,11 @@ def _of_rows(model):
 
 def _among(of_kind, names, c, facts):
   # Returns the names that this kind has, and that are of these data.
-  return tuple(name for name in names if name in of_kind and _is_of(of_kind[name], c, facts))
+  return tuple(name for name in names if name in of_kind and is_of(of_kind[name], c, facts))
 
 
-def _is_of(metric, c, facts):
-  # Returns whether a metric can be of these data and of what this objective trains.
+def is_of(metric: Callable, c: Node, facts: Facts) -> bool:
+  """Returns whether a metric can be of these data and of what this objective trains."""
   asks = declared_by(metric)
   return not (
     asks.data == 'levels'
@@ -136,8 +139,8 @@ def _is_long(model, held_out):
   return calls * count * math.prod(model.facts.x.shape) > MOST_NUMBERS
 
 
-def _fewer(model):
-  # Returns num_generated, if it is the default.
+def fewer(model: Model) -> Json:
+  """Returns num_generated for comparisons with training examples, if it is the default."""
   c = model.config
   if c.evaluation.num_generated != Evaluation.num_generated:
     return {}

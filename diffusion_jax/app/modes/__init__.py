@@ -121,6 +121,7 @@ _ROWS = (
     single_host=False,
     writes=True,
   ),
+  _mode('explain', 'evaluation', 'sampling', uses_a_run=True, single_host=False, writes=True),
   _mode('average', 'average', uses_a_run=True, computes=False),
   _mode('report', 'report', 'sampling', uses_a_run=True, writes=True),
   _mode('encode', 'data', 'latent', for_training=True),

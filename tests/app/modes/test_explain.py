@@ -1,0 +1,88 @@
+"""--mode=explain: parts that add up, what it advises, and whom it refuses."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from diffusion_jax.app.modes import MODES, explain
+from diffusion_jax.app.modes.explain import FLOOR, NETWORK, NOW, Change
+from diffusion_jax.metrics.distances import Apart, distance
+from diffusion_jax.metrics.estimates import Estimate
+from diffusion_jax.metrics.metric import Score
+from tests.app.conftest import of_run, refused, trial, untrained
+from tests.app.fields import typed
+
+FEW = typed("""
+  evaluation.num_generated=12 evaluation.num_images=4 evaluation.batch_size=4
+  evaluation.features=pixels evaluation.bound_parts.num_times=1 evaluation.bound_parts.draws=1
+""")
+STEPS = Change('finite steps', {'sampling.num_steps': 8})
+HALF = Change('half precision', {'network.dtype': 'float32'})
+
+
+def values_of(*means):
+  """Returns sets of these distances, whose pairs have equal noise but in the real examples."""
+  names, values = (NOW, STEPS.name, HALF.name, FLOOR), {}
+  for name, mean in zip(names, means, strict=True):
+    noise = np.random.default_rng(name == FLOOR).standard_normal(21)
+    pairs = mean + 0.1 * np.add.outer(noise, noise)
+    np.fill_diagonal(pairs, 0.0)
+    values[name] = Apart(pairs)
+  return values
+
+
+def test_parts_add_up_to_the_distance():
+  values = values_of(1.0, 0.7, 0.6, 0.2)
+  parts = explain.parts_of(values, [STEPS, HALF])
+  assert [x.name for x in parts] == [STEPS.name, HALF.name, NETWORK, FLOOR]
+  assert [x.estimate.value for x in parts[:2]] == pytest.approx([0.3, 0.1])
+  assert sum(x.estimate.value for x in parts) == pytest.approx(distance(values[NOW]).value)
+  assert parts[0].estimate.error < 1e-6 < 0.02 < parts[2].estimate.error  # of equal draws
+  assert parts[0].note == '--config.sampling.num_steps=8 takes it away'
+  assert parts[-1].note == '21 of the other split in their place'
+
+
+@pytest.mark.parametrize(
+  'parts, others, words',
+  [
+    ({STEPS.name: 0.3, NETWORK: 0.2}, {}, 'finite steps: --config.sampling.num_steps=8'),
+    ({STEPS.name: 0.1, NETWORK: 0.2}, {'raw weights': -0.1}, 'the network: train it for longer'),
+    ({STEPS.name: 0.1, NETWORK: 0.2}, {'raw weights': -0.3}, 'raw weights: raw'),
+    ({STEPS.name: 0.0, NETWORK: 0.01, FLOOR: 9.0}, {'raw weights': 1.0}, 'nothing is above'),
+  ],
+)
+def test_the_largest_gain_that_is_seen_is_advised(parts, others, words):
+  """A change that lowers the distance is a gain; what is within two errors is not seen."""
+  parts, others = (
+    [Score(name, Estimate(x, 0.01)) for name, x in each.items()] for each in (parts, others)
+  )
+  flags = {STEPS.name: STEPS.flags, 'raw weights': 'raw'}
+  assert explain.advice(parts, others, flags).startswith(words)
+
+
+def test_the_parts_of_a_run_are_kept_and_in_its_report(averaged, tmp_path, capsys):
+  run = shutil.copytree(averaged, tmp_path / 'run')
+  MODES['explain'](of_run(run, **FEW), run)
+  said = capsys.readouterr().out
+  (path,) = run.glob('evaluation/explain-*/result.json')
+  found = json.loads(path.read_text())
+  parts = {name: x['value'] for name, x in found['parts'].items()}
+  assert [*parts] == ['finite steps', NETWORK, FLOOR]
+  assert sum(parts.values()) == pytest.approx(found['whole'][NOW]['value'], rel=1e-6)
+  assert [*found['changes']] == ['raw weights']
+  assert f'change first: {found["change_first"]}' in said and path.with_name('parts.png').exists()
+  assert 'bound_parts' in said and list(run.glob('evaluation/bound_parts-test-*/parts.png'))
+  MODES['explain'](of_run(run, **FEW), run)
+  again = capsys.readouterr().out
+  assert again.count('is there already, made with these settings') == 3
+  MODES['report'](of_run(run), run)
+  page = (run / 'report.html').read_text()
+  assert 'What adds up' in page and 'One change at a time' in page and 'finite steps' in page
+
+
+def test_what_has_no_features_is_refused(tmp_path):
+  run = untrained(trial('digits_classifier'), tmp_path / 'run')
+  text = refused('', lambda: MODES['explain'](of_run(run), run))
+  assert '--mode=explain compares features of samples' in text
