@@ -36,7 +36,7 @@ _SAMPLES, _EXAMPLES = 500, 200
 NOW, NETWORK, FLOOR = 'as it is drawn', 'the network', 'other real examples'
 
 
-class Beside(NamedTuple):
+class FeatureSpace(NamedTuple):
   """What samples are compared with: a feature space, its name, and what samples are given."""
 
   space: Space
@@ -80,7 +80,7 @@ def main(run: Run) -> None:
 # -- what is drawn ---------------------------------------------------------------
 
 
-def prepared(run: Run) -> tuple[Run, Beside]:
+def prepared(run: Run) -> tuple[Run, FeatureSpace]:
   """Returns the run with the number of samples that are compared, and what they are beside.
 
   Raises UserError for a model whose samples have no features, and for fewer than two samples or
@@ -94,10 +94,10 @@ def prepared(run: Run) -> tuple[Run, Beside]:
       f'--mode=explain compares features of samples, and those of {model.schema.kind} of these '
       'data have none: take --mode=evaluate'
     )
+  few = {f'evaluation.{name}': min(_SAMPLES, x) for name, x in fewer(model).items()}
   config = store.with_fields(
     model.config,
-    {'evaluation.metrics': ('fd',), 'evaluation.floor': True}
-    | {'evaluation.num_generated': min(_SAMPLES, x) for x in fewer(model).values()},
+    {'evaluation.metrics': ('fd',), 'evaluation.floor': True, **few},
   )
   model = run.changed(config).model
   model.check('evaluate')
@@ -110,7 +110,7 @@ def prepared(run: Run) -> tuple[Run, Beside]:
   count = min(config.evaluation.num_generated, len(space.reference['held_out']))
   if count < 2:
     raise UserError(f'--mode=explain needs 2 samples and 2 held-out examples: there are {count}')
-  return run.changed(model.config), Beside(space, name, compared)
+  return run.changed(model.config), FeatureSpace(space, name, compared)
 
 
 def replaced(model: Model) -> Iterator[Change]:
@@ -154,7 +154,7 @@ def possible(run: Run, changes: Iterator[Change]) -> Iterator[Change]:
       yield change
 
 
-def features_of(run: Run, fields: Json, beside: Beside) -> tuple[np.ndarray, Json]:
+def features_of(run: Run, fields: Json, beside: FeatureSpace) -> tuple[np.ndarray, Json]:
   """Draws samples with other fields; returns their features [N, D], and what made them."""
   config = store.with_fields(run.model.config, fields)
   drawing = cells.drawing(config, cells.drawn_for_samples(config))

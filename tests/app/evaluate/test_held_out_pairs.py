@@ -1,7 +1,6 @@
 """Pairs of a part of an example and the rest: forecasts in the program."""
 
 import json
-from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -11,11 +10,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.evaluate import held_out_pairs
-from diffusion_jax.app.kinds import laws
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data.small_sets import eeg
-from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.declared import declares
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.report import results
@@ -169,26 +166,6 @@ def test_what_cannot_be_forecast_is_one_line(name, flags, words, tmp_path, monke
   text = refused('', lambda: MODES['evaluate'](of_run(run), run))
   assert words in text
   assert not list(run.glob('evaluation/drawn/*'))
-
-
-MOMENTS = {
-  'lists': lambda: ([0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]]),
-  'another size': lambda: (np.zeros(3), np.eye(3)),
-  'no covariance': lambda: np.zeros(2),
-  'equal numbers': lambda: (np.zeros(2), np.ones((2, 2))),
-}
-
-
-@pytest.mark.parametrize('name', MOMENTS)
-def test_moments_of_a_user_are_checked(name):
-  data = mock.Mock(declared=mock.Mock(moments=MOMENTS[name]))
-  data.name = 'mine:pairs'
-  facts = Facts(ArraySpec((2,), 0))
-  if name == 'lists':
-    assert_array_equal(laws.moments_of(data, facts)[1], np.eye(2))
-    return
-  text = refused('', laws.moments_of, data, facts)
-  assert 'config.data=mine:pairs: its moments must be the mean' in text and 'D=2 numbers' in text
 
 
 def test_windows_of_the_electroencephalogram_share_no_point():
