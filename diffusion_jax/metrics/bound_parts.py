@@ -12,7 +12,9 @@ a linear denoiser stand beside the network's, and the entropy cannot be told fro
 an exact denoiser would save.
 """
 
+import functools
 import math
+import operator
 from pathlib import Path
 from typing import Protocol
 
@@ -40,7 +42,7 @@ from diffusion_jax.testing import floors
 from diffusion_jax.testing.oracles import Mixture
 
 Array = jax.Array
-QUARTERS = 't 3/4 to 1', 't 1/2 to 3/4', 't 1/4 to 1/2', 't 0 to 1/4'
+QUARTERS: tuple[str, ...] = 't 3/4 to 1', 't 1/2 to 3/4', 't 1/4 to 1/2', 't 0 to 1/4'
 ABOUT = {
   'entropy': 'of the data, which no model can save',
   'prior': 'what the noise at t = 1 is not',
@@ -113,7 +115,7 @@ def bound_parts(
       path_keys, step_keys, noise_keys = split_key(keys, 3)
       ends = schedule(jnp.linspace(1.0, last, 1 + len(QUARTERS), dtype=x0.dtype))
 
-      def by_quarter(denoise):
+      def by_quarter(denoise) -> dict[str, Array]:
         # All denoisers have the same levels and noises.
         def nats(i):
           path = jax.tree.map(lambda *pair: jnp.stack(pair), ends.take(i), ends.take(i + 1))
@@ -136,7 +138,7 @@ def bound_parts(
       else:
         parts['decoder'] = -log_flat(x0, z0, ends.take(-1))
       parts['prior'] = dj.prior_kl(x0, ends.take(0))
-      parts[unit] = sum(parts.values())
+      parts[unit] = functools.reduce(operator.add, parts.values())
       if law is not None:
         exact = by_quarter(_of_rows(law.denoise))
         parts |= {name: parts[name] - x for name, x in exact.items()}
@@ -285,6 +287,8 @@ def report(arrays: Arrays, out: Path) -> Json:
   parts, linear = parts_of(arrays), above_linear(arrays)
   print(table([*parts, *linear]))
   plots.plot_parts(
-    out / 'parts.png', [(x.name, *x.estimate) for x in parts], compute(arrays)[0].note
+    out / 'parts.png',
+    [(x.name, x.estimate.value, x.estimate.error) for x in parts],
+    compute(arrays)[0].note,
   )
   return {'parts': as_json(parts), 'above_linear': as_json(linear)}

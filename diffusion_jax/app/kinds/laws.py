@@ -17,6 +17,7 @@ def moments_of(data: Node, facts: Facts) -> tuple[np.ndarray, np.ndarray]:
   Raises UserError for other arrays, and for a covariance that is not positive definite.
   """
   size, moments = math.prod(facts.x.shape), data.declared.moments
+  assert moments is not None  # callers ask before
   fields = {name: data[name] for name in inspect.signature(moments).parameters if name in data}
   try:
     mean, cov = (np.asarray(x, np.float64) for x in moments(**fields))

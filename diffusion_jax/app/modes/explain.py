@@ -234,7 +234,9 @@ def write(
       'change_first': first,
     }
     plots.plot_parts(
-      place.path.with_name('parts.png'), [(x.name, *x.estimate) for x in parts], content['unit']
+      place.path.with_name('parts.png'),
+      [(x.name, x.estimate.value, x.estimate.error) for x in parts],
+      content['unit'],
     )
     write_summed(place.path, content)
     print(place.path)
