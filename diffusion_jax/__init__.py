@@ -302,9 +302,10 @@ def _missing(name: str) -> None:
 
   from diffusion_jax.ranges import near
 
-  module = f'{__name__}.{name}'
-  hint = near(name, [public for public in globals() if public[0] != '_'])
-  hint = f': import {module}' if find_spec(module) else hint
+  module, hint = f'{__name__}.{name}', ''
+  if name[0] != '_':  # Those are asked for by tools, such as __test__ by pytest.
+    hint = near(name, [public for public in globals() if public[0] != '_'])
+    hint = f': import {module}' if find_spec(module) else hint
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}{hint}')
 
 
