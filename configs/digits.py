@@ -63,6 +63,7 @@ def get_config(arg=''):
     config.optimizer.update(learning_rate=8e-3, decay='linear')
     every = section(every=450)
     config.training.update(num_steps=900, sample_every=450, checkpoints=every, held_out=every)
+    config.training.band = 'configs/bands/digits.json'
   return config
 
 

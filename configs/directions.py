@@ -27,4 +27,6 @@ def get_config(arg=''):
   config.objective = section('geodesic_flow')
   config.network = section('mlp', channels=128, num_blocks=3)
   config.sampling.update(num_samples=1000, batch_size=1000, num_steps=100)
+  if not arg:
+    config.training.band = 'configs/bands/directions.json'
   return config

@@ -138,7 +138,8 @@ class Command:
     """The folder of the run, which a mode may write."""
     if _WORKDIR.value or self.is_run:
       return RunFolder.at(_WORKDIR.value or self.path)
-    suffix = f'-{self.argument}' if self.argument else ''
+    parts = self.argument, 'band' if _MODE.value == 'band' else ''
+    suffix = ''.join(f'-{part}' for part in parts if part)
     index = '' if _SWEEP_INDEX.value is None else f'-{_SWEEP_INDEX.value}'
     return RunFolder.at(Path('runs') / f'{Path(self.path).stem}{suffix}{index}')
 
@@ -175,13 +176,14 @@ class Command:
     changed = {overrides.spelled(path, config.schema) for path, _ in fields}
     if 'optimizer.warmup_steps' in changed and (long := idle.long_warmup(config)):
       raise UserError(f'config.{long}: give a smaller one, or a longer training')
-    return store.without_idle(idle.IDLE, config, changed, run, mode)
+    acts_as = 'train' if self.trains(mode) else mode
+    return store.without_idle(idle.IDLE, config, changed, run, acts_as)
 
   def changed(self, mode: str, run: RunFolder, fields: overrides.Flags) -> Node:
     """Returns the complete config of --config, or of the run of a mode, with other fields."""
     if not self.uses_a_run(mode):
       # A training reads the facts from the data, and compares the config itself.
-      return store.with_flags(self.described(mode != 'train'), fields)
+      return store.with_flags(self.described(not self.trains(mode)), fields)
     itself = self.is_run and run == self.given_run
     return store.of_run(run, None if itself else self.described(), fields)
 
@@ -194,6 +196,10 @@ class Command:
       skip = roles.NOT_READ if with_weights else (*roles.NOT_READ, 'facts')
       return store.open_run(self.given_run, skip=skip, as_saved=with_weights)
     return smoke.described(self.path, self.argument, self.fields)
+
+  def trains(self, mode: str) -> bool:
+    """Returns whether a mode trains."""
+    return mode != '' and modes.find(mode).trains
 
   def uses_a_run(self, mode: str) -> bool:
     """Returns whether the model of a mode is a trained run's."""
@@ -231,10 +237,10 @@ def main(argv: list[str]) -> None:
       print(help.mode_help(_HELP_MODE.value, config, _CONFIG.value or ''))
       return
     config = command.config(_MODE.value)
-    uses = command.uses_a_run(_MODE.value)
+    uses, trains = command.uses_a_run(_MODE.value), command.trains(_MODE.value)
     run = command.weights_in() if uses else workdir
-    roles.check_predecessors(config, _MODE.value, run)
-    if _MODE.value == 'train' and config.training.machine.fixed_parts:
+    roles.check_predecessors(config, 'train' if trains else _MODE.value, run)
+    if trains and config.training.machine.fixed_parts:
       start_up.fix_threads()
     join(config)
     check_hosts(config, workdir)
@@ -320,7 +326,7 @@ def join(config: Node) -> None:
       raise UserError(f'--mode={_MODE.value} is work for one process')
     timeout = config.training.machine.heartbeat_timeout
     processes.start(coordinator, num_hosts, host, timeout)
-    if _MODE.value != 'train':  # JAX took the signal, and no code checks it
+    if not modes.find(_MODE.value).trains:  # JAX took the signal, and no code checks it
       signal.signal(signal.SIGTERM, signal.SIG_DFL)
   elif any(value is not None for value in (coordinator, num_hosts, host)):
     raise UserError('--coordinator, --num_hosts and --host need --multihost')

@@ -42,6 +42,7 @@ FIELDS = {
 }
 # Fields that only some configs have: they are set where a config has their section.
 OPTIONAL = {
+  'training.band': '',  # no band is of four steps
   'training.average.warmup': True,  # else four steps show the first parameters
   'training.held_out.batches': 1,
   'training.metrics.images': 16,

@@ -118,7 +118,7 @@ class ColumnCells:
     is_category: it is said to be one.
     """
     if not self.count:
-      raise ValueError('has no value, and nothing can be drawn')
+      raise ValueError('has no value: leave it out')
     different = None if self.texts is None else {category_key(text): text for text in self.texts}
     few = different is not None and len(different) <= 2
     if not is_category and not few and not (self.codes and self.numbers == self.count):

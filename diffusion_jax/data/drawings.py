@@ -5,7 +5,6 @@ a film, of previews and of several runs can be compared.
 """
 
 import functools
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -224,8 +223,6 @@ def _figure(width, height):
 
 
 def _pixels(figure):
-  # A name of a column may have characters that the font lacks, which are drawn as boxes.
-  warnings.filterwarnings('ignore', r'Glyph \d+', UserWarning)
   figure.canvas.draw()
   return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 

@@ -28,6 +28,22 @@ def mean(values: np.ndarray) -> Estimate:
   return Estimate(float(np.mean(values)), float(error))
 
 
+def prediction_interval(values: np.ndarray, coverage: float = 0.95) -> tuple[float, float]:
+  """Returns the interval in which one more value is with the probability `coverage`.
+
+  values: [N], N > 1, independent and normal, as the next one is:
+  mean ± t sqrt(1 + 1 / N) std, with a quantile of Student's t of N - 1 degrees of freedom. The
+  range of the values themselves has the next one with the probability (N - 1) / (N + 1) only.
+  """
+  from scipy import stats
+
+  values = np.asarray(values, np.float64)
+  n = len(values)
+  quantile = stats.t.ppf((1.0 + coverage) / 2.0, n - 1)
+  half = quantile * (1.0 + 1.0 / n) ** 0.5 * np.std(values, ddof=1)
+  return float(np.mean(values) - half), float(np.mean(values) + half)
+
+
 def ratio(total: np.ndarray, count: np.ndarray) -> Estimate:
   """Returns the ratio of sums over examples, [N] each, with its error to first order."""
   total, count = total.astype(np.float64), count.astype(np.float64)

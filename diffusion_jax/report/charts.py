@@ -40,6 +40,15 @@ class Line(NamedTuple):
   legend: str = ''
 
 
+class Area(NamedTuple):
+  """An area behind the lines of a chart; ends: the lower and the upper one at each x."""
+
+  label: str
+  x: Sequence[float]
+  ends: Sequence[tuple[float, float]]
+  colour: str = COLOURS[0]
+
+
 class LegendEntry(NamedTuple):
   """An entry of a legend; dashes: their lengths and gaps as SVG writes them, '' if solid."""
 
@@ -58,7 +67,12 @@ class Chart(NamedTuple):
 
 
 def draw(
-  title: str, lines: Sequence[Line], x_label: str = 'step', y_label: str = '', log: str = ''
+  title: str,
+  lines: Sequence[Line],
+  x_label: str = 'step',
+  y_label: str = '',
+  log: str = '',
+  areas: Sequence[Area] = (),
 ) -> Chart:
   """Draws a chart with words at the ends of its lines, or a legend if they are too long or many.
 
@@ -67,14 +81,14 @@ def draw(
   """
   lines = [thin(clean(line, log)) for line in lines]
   lines = [line for line in lines if len(line.x)]
-  head = [x_label, *(line.label for line in lines)]
-  rows = [head, *_rows(lines, 25)]
+  head = [x_label, *(line.label for line in lines), *(area.label for area in areas)]
+  rows = [head, *_rows(lines, areas, 25)]
   drawn = _near(lines) if 'y' in log else lines
   most, longest = _AT_ENDS
   at_ends = len(drawn) <= most and all(len(line.legend or line.label) <= longest for line in drawn)
   named = drawn if drawn[1:] and at_ends else []
   legend = _legend(drawn) if drawn[1:] and not at_ends else []
-  return Chart(title, _svg(drawn, named, x_label, y_label, log), legend, rows)
+  return Chart(title, _svg(drawn, areas, named, (x_label, y_label), log), legend, rows)
 
 
 def _near(lines):
@@ -117,20 +131,22 @@ def thin(line: Line, most: int = _MOST_POINTS) -> Line:
   return line._replace(x=np.asarray(line.x)[index], y=np.asarray(line.y)[index])
 
 
-def _rows(lines, most):
+def _rows(lines, areas, most):
   # Returns rows of text: a place on the x axis, and the value of each line there, or ''.
   values = [dict(zip(line.x, line.y, strict=True)) for line in lines]
+  ends = [dict(zip(area.x, area.ends, strict=True)) for area in areas]
   places = spread(sorted({x for line in values for x in line}), most)
   return [
     [
       f'{x:,g}' if x == int(x) else f'{x:.4g}',
       *(f'{line[x]:.5g}' if x in line else '' for line in values),
+      *('{:.5g} to {:.5g}'.format(*area[x]) if x in area else '' for area in ends),
     ]
     for x in places
   ]
 
 
-def _svg(lines, named, x_label, y_label, log):
+def _svg(lines, areas, named, labels, log):
   # pyplot would start a window system and keep global state.
   from matplotlib import rc_context
   from matplotlib.figure import Figure
@@ -144,6 +160,13 @@ def _svg(lines, named, x_label, y_label, log):
     axes = figure.subplots()
     axes.set_facecolor('none')
     figure.patch.set_visible(False)
+    for area in areas:
+      low, high = np.transpose(area.ends)
+      # A path of its own: that of `fill_between` is among the ids that `_in_page` drops.
+      x, y = [*area.x, *area.x[::-1]], [*low, *high[::-1]]
+      axes.fill(x, y, color=area.colour, alpha=0.18, linewidth=0.0)
+      if len(area.x) == 1:
+        axes.vlines(area.x, low, high, color=area.colour, alpha=0.4, linewidth=4.0)
     for line in lines:
       style = {'color': line.colour, 'linestyle': (0, DASHES[line.dash]), 'linewidth': 1.6}
       if line.legend:
@@ -155,8 +178,8 @@ def _svg(lines, named, x_label, y_label, log):
       side.set_visible(False)
     axes.grid(color=_LINE, linewidth=0.8)
     axes.tick_params(which='both', length=0, colors=_SOFT)
-    axes.set_xlabel(x_label, color=_SOFT)
-    axes.set_ylabel(y_label, color=_SOFT)
+    axes.set_xlabel(labels[0], color=_SOFT)
+    axes.set_ylabel(labels[1], color=_SOFT)
     _number(axes.xaxis, 'x' in log, [line.x for line in lines])
     _number(axes.yaxis, 'y' in log, [line.y for line in lines])
     _name(axes, named)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffusion_jax.report import charts, pictures, results
-from diffusion_jax.report.charts import Chart, Line
+from diffusion_jax.report.charts import Area, Chart, Line
 from diffusion_jax.report.pictures import Film
 from diffusion_jax.report.record import HELD_OUT, Record, leaving_out
 from diffusion_jax.report.results import Table, in_words
@@ -231,7 +231,7 @@ def curve_charts(runs: Sequence[Record]) -> Iterator[Chart]:
     held_out = name.startswith(HELD_OUT)
     if '_quarter_' in name or held_out and name.partition('_')[2] in names:
       continue
-    lines, exact = [], []
+    lines, exact, areas = [], [], []
     for i, run in enumerate(runs):
       for test, which in enumerate((name, f'test_{name}', f'validation_{name}')):
         if which not in run.curves:
@@ -240,10 +240,11 @@ def curve_charts(runs: Sequence[Record]) -> Iterator[Chart]:
         colour = charts.COLOURS[(i + (single and test)) % len(charts.COLOURS)]
         lines.append(Line(label, *run.curves[which], colour, 'dashed' if test else 'solid'))
         exact += floors_of(run, which, lines[-1]) if single else []
+        areas += area_of(run, which, lines[-1]) if single else []
     title = results.speed_in_words(name, runs[0].noun)
     if name == 'tflops':
       title, lines = _in_flops(title, lines)
-    yield _curves(title, lines + exact)
+    yield _curves(title, lines + exact, areas)
     if name == 'loss' and single:
       yield from _quarter_charts(runs[0])
 
@@ -267,6 +268,14 @@ def floors_of(run: Record, name: str, line: Line) -> list[Line]:
   ]
 
 
+def area_of(run: Record, name: str, line: Line) -> list[Area]:
+  """Returns the area where a curve is expected, in its colour, for the steps that it has."""
+  expected = {step: x for step, x in run.expected.get(name, {}).items() if step <= line.x[-1]}
+  if not expected:
+    return []
+  return [Area(f'{line.label}: expected', [*expected], [*expected.values()], line.colour)]
+
+
 def _quarter_charts(run):
   ranges = '0 to ¼', '¼ to ½', '½ to ¾', '¾ to 1'
   titles = {'': 'Loss', 'test_': 'Test loss', 'validation_': 'Validation loss'}
@@ -279,7 +288,8 @@ def _quarter_charts(run):
     }
     if lines:
       exact = [x for name, line in lines.items() for x in floors_of(run, name, line)]
-      yield _curves(f'{title} by quarter of t', [*lines.values(), *exact])
+      areas = [x for name, line in lines.items() for x in area_of(run, name, line)]
+      yield _curves(f'{title} by quarter of t', [*lines.values(), *exact], areas)
 
 
 def _in_flops(title, lines):
@@ -290,10 +300,11 @@ def _in_flops(title, lines):
   return f'{title}, GFLOP/s', lines
 
 
-def _curves(title, lines):
+def _curves(title, lines, areas=()):
   # A loss that falls by a decade or more gets a logarithmic axis.
   log = 'loss' in title.lower() and charts.spans_a_decade(lines)
-  return charts.draw(title, lines, log='y' if log else '')
+  title += '; shaded: expected' if areas else ''
+  return charts.draw(title, lines, log='y' if log else '', areas=areas)
 
 
 def comparison(

@@ -51,7 +51,8 @@ class Record(NamedTuple):
   evaluations. sessions: starts and ends of the training. figures: pictures
   of evaluations. traces: the files of traces for xprof, one for each host.
   floors: see `read_floors`. sampled: the step whose weights draw samples; None if
-  it is unknown. unsaid: see `Unsaid`.
+  it is unknown. unsaid: see `Unsaid`. expected: {name of a curve: {step: (low, high)}}, where
+  trainings with other seeds say that its values are.
   """
 
   name: str
@@ -65,6 +66,7 @@ class Record(NamedTuple):
   floors: Mapping[str, Mapping[str, Floor]] = {}
   sampled: int | None = None
   unsaid: LeftOut = MappingProxyType({})
+  expected: Mapping[str, Mapping[int, tuple[float, float]]] = MappingProxyType({})
 
   @property
   def last(self) -> int:

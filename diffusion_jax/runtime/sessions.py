@@ -44,9 +44,13 @@ def last_own(workdir: Folder) -> Json:
   return starts[-1] if starts else {}
 
 
-def write_end(workdir: Folder, step: int) -> None:
-  """Appends the end of a training that did all of its steps."""
-  _append(workdir, {'event': 'end', 'step': step, 'time': _now()})
+def write_end(workdir: Folder, step: int, processor: float | None = None) -> None:
+  """Appends the end of a training that did all of its steps.
+
+  processor: the seconds that the processor took since the start.
+  """
+  end = {'event': 'end', 'step': step, 'time': _now()}
+  _append(workdir, end | ({} if processor is None else {'processor_seconds': round(processor, 1)}))
 
 
 def read(workdir: Folder) -> list[dict]:
@@ -54,13 +58,22 @@ def read(workdir: Folder) -> list[dict]:
   return list(read_json_lines(workdir / 'sessions.jsonl'))
 
 
+def processor_seconds(entries: list[dict]) -> float | None:
+  """Returns the seconds of the processor of a training; None if it was interrupted."""
+  return entries[-1].get('processor_seconds') if _is_whole(entries) else None
+
+
 def seconds(entries: list[dict]) -> float | None:
   """Returns the duration of a training; None if it was interrupted, or a clock went back."""
-  if [entry.get('event') for entry in entries] != ['start', 'end']:
+  if not _is_whole(entries):
     return None
   begun, ended = (datetime.fromisoformat(entry['time']) for entry in entries)
   duration = (ended - begun).total_seconds()
   return duration if duration >= 0 and not entries[0]['step'] else None
+
+
+def _is_whole(entries):
+  return [entry.get('event') for entry in entries] == ['start', 'end']
 
 
 def _now():

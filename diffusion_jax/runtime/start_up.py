@@ -85,11 +85,11 @@ class StartUp:
   """Measures the phases of a start.
 
   The clock starts at construction. The time of the process before that, mostly
-  imports, is the first phase.
+  imports, is the first phase. processor: the seconds of the processor until then.
   """
 
   def __init__(self):
-    before = seconds_since_launch()
+    before, self.processor = seconds_since_launch(), time.process_time()
     self._phases = {} if before is None else {'before training': before}
     self._clock = time.perf_counter()
 

@@ -53,8 +53,8 @@ TRACKED |= within('training', checkpoints__every=1, checkpoints__keep=4)
 _NOT_IN_STEPS = (
   *(name for name in roles.FREE if not name.startswith(('network.', 'training.', 'matmul'))),
   *"""
-    training.checkpoints training.held_out training.log_every training.log_to training.metrics
-    training.resume training.sample_every training.machine.compile_ahead
+    training.band training.checkpoints training.held_out training.log_every training.log_to
+    training.metrics training.resume training.sample_every training.machine.compile_ahead
     training.machine.num_threads training.machine.trace
   """.split(),
 )
@@ -67,7 +67,7 @@ _NOT_IN_DENOISING = tuple(
 # Fields that a program of samples does not depend on, or takes as arrays.
 _NOT_IN_SAMPLES = tuple(
   """
-  average compilation_cache convert data edit evaluation facts report seed serve training
+  average band compilation_cache convert data edit evaluation facts report seed serve training
   sampling.batch_size sampling.checkpoint sampling.context sampling.labels sampling.name
   sampling.num_samples sampling.profile sampling.prompt sampling.seed sampling.trajectory
   sampling.weights

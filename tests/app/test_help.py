@@ -59,7 +59,7 @@ def test_the_help_of_a_mode_has_its_fields_within_the_width(mode):
   text = mode_help(mode, 'digits')
   assert text.startswith(f'--mode={mode} ')
   assert ('\nedit=' in text) == (mode == 'edit')
-  assert ('  optimizer.b1=' in text) == (mode == 'train')
+  assert ('  optimizer.b1=' in text) == (mode in ('train', 'band'))
   assert '  seed=0' in text
   assert max(map(len, text.splitlines())) <= 100
 

@@ -119,11 +119,6 @@ def test_axes_have_the_names_of_a_table(monkeypatch):
   assert labels == [('$x_1$', '$x_2$'), (r'price (\$)', r'\$/m')]
 
 
-def test_names_in_any_script_are_drawn_without_a_warning(recwarn):
-  drawings.sheet(standard(2, names=('size 🐈', '大きさ')), RNG.standard_normal((5, 2)), 10)
-  assert not [w for w in recwarn if 'Glyph' in str(w.message)]
-
-
 def test_axes_end_at_the_box_of_the_data():
   """A uniform prior fills them; a box far away does not matter."""
   data = RNG.uniform(0.0, 2.0, (2000, 2))

@@ -171,11 +171,6 @@ ODD = {
     'columns are left out, such as id: it has 60 different texts in 60 rows',
   ),
   'a column without a value': ('a,b\n1,\n2,NA\n3,?\n', {}, 'such as b: it has no value'),
-  'names of any script': (
-    'size in cm,größe 🐈,naïve  x\n1,ä,2.5\n2,ß,3\n3,ä,4\n',
-    {},
-    '  größe 🐈     category, 2: ß, ä\n',
-  ),
   'a column without a name': (',b\n0,1\n1,2\n2,5\n', {}, '1 of 2 columns are left out'),
 }
 
@@ -198,7 +193,6 @@ WRONG = {
   'no value': ('a,b\n1,\n2,\n', {'x': ('b',)}, 'has no value'),
   'no column': ('a,b\n1,2\n', {'x': ('c',)}, "has no column 'c'"),
   'a category that is no column': ('a,b\n1,2\n3,4\n', {'categories': ('c',)}, "no column 'c'"),
-  'no value in any column': ('a,b\n,\n,\n', {}, "column 'a' has no value"),
   'a short row': ('a,b\n1,2\n3\n', {}, 'row 3 has 1 cells'),
   'nothing': ('', {}, 'has no rows'),
   'no names': (' , \n1,2\n3,4\n', {}, 'no column has a name'),

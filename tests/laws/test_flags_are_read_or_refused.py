@@ -24,16 +24,19 @@ FLAGS = typed("""
   optimizer.learning_rate=0.5 conditioning.dropout=0.5 training.num_steps=7
   training.machine.compile=fast training.log_every=7 latent.path=x
   sampling.num_steps=7 sampling=x evaluation.num_images=7 report.trajectory=False
-  edit=restore edit.num_samples=7 average.sigma_rel=0.1 convert.out=x serve.port=7
+  edit=restore edit.num_samples=7 average.sigma_rel=0.1 band.trainings=3 convert.out=x serve.port=7
 """)
 USED = {'sampling.num_steps', 'compilation_cache', 'matmul_precision', 'training.machine.compile'}
 USED |= {'data', 'data.validation_fraction', 'network.dtype', 'network.remat'}
 EDITED = {'edit', 'edit.num_samples'}
 # All but what is written or read by modes that do not keep it.
-KEPT = {*FLAGS} - {'sampling', 'average.sigma_rel', 'convert.out', 'report.trajectory'}
+KEPT = {*FLAGS} - {
+  *('sampling', 'average.sigma_rel', 'band.trainings', 'convert.out', 'report.trajectory')
+}
 # What each mode takes, of a run but for a training, an encoding, and weights to convert.
 TAKES = {
   'train': KEPT | {'report.trajectory'},
+  'band': KEPT | {'band.trainings', 'report.trajectory'},
   'encode': KEPT | {'report.trajectory'},
   'convert': KEPT | {'convert.out'},
   'sample': USED,

@@ -38,7 +38,7 @@ FLAGS = COMMANDS | {
   """,
   'train': 'training.num_steps=5',
 }
-PLACES = [*FLAGS, 'encode', 'import']
+PLACES = [*FLAGS, 'band', 'encode', 'import']
 
 
 class Watch:
@@ -109,6 +109,9 @@ def begun(place, averaged, folder):
     fields = {'latent.run': str(run), 'latent.path': str(folder / 'latents')}
     config = trial('digits_latent', small=True, **fields)
     return lambda: MODES['encode'](config, str(folder / 'run'))
+  if place == 'band':
+    config = trial(small=True, **{'band.trainings': 2, 'training.num_steps': 2})
+    return lambda: MODES['band'](config, str(folder / 'band'))
   if place == 'import':
     weights = folder.with_name('weights.safetensors')
     config = of_run(averaged, **{'convert.to': 'safetensors', 'convert.out': str(weights)})

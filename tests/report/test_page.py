@@ -310,3 +310,25 @@ def test_losses_that_are_of_other_things_are_not_compared():
   assert str(note).endswith(
     'parametrization.0, parametrization.1, parametrization.2 and 2 more fields.'
   )
+
+
+def test_the_chart_of_a_curve_has_the_area_where_it_is_expected():
+  """In one run's report, for the steps that it has; the table has the numbers."""
+  names = 'loss', 'test_loss', 'test_loss_quarter_1'
+  curves = {name: record.Curve([10, 20], [0.5, 0.25]) for name in names}
+  expected = {name: {10: (0.4, 0.6), 20: (0.2, 0.3), 30: (0.1, 0.2)} for name in names[1:]}
+  run = record.Record('a', CONFIG, curves, [], [], [], expected=expected)
+  loss, quarters = page.curve_charts([run])
+  assert loss.title == 'loss; shaded: expected' and quarters.title.endswith('; shaded: expected')
+  assert loss.rows[0] == ['step', 'loss', 'test loss', 'test loss: expected']
+  assert [row[3] for row in loss.rows[1:]] == ['0.4 to 0.6', '0.2 to 0.3']
+  assert quarters.rows[2] == ['20', '0.25', '0.2 to 0.3']
+  plain, *_ = page.curve_charts([run._replace(expected={})])
+  areas = re.findall(r'<path d="([^"]*)" style="fill: [^"]*; opacity: 0.18', loss.svg)
+  assert len(areas) == 1 and len(re.findall('[ML]', areas[0])) >= 4
+  assert loss.svg.count('<circle') == plain.svg.count('<circle') and '0.18' not in plain.svg
+  assert 'shaded' not in plain.title
+  for chart in page.curve_charts([run, run]):
+    assert 'expected' not in chart.title
+  single = run._replace(expected={'test_loss': {20: (0.2, 0.3)}})
+  assert 'stroke-opacity' in next(page.curve_charts([single])).svg

@@ -248,39 +248,3 @@ def test_other_objectives_refuse_what_pads_an_example(key):
   loss = vdm.vdm(network, lambda params: SCHEDULE, num_levels=256)
   with pytest.raises(ValueError, match='which only `denoising` leaves out'):
     loss.draw(key, {'x': X0, 'valid': VALID}, Context())
-
-
-def test_the_best_linear_network_of_data_with_gaps_is_the_regression_on_what_is_known(key):
-  """Its coefficients, of an element given a known or a missing neighbour, in closed form."""
-  rho, t = 0.8, 0.4
-  schedule = dj.RectifiedFlowSchedule()  # alpha = 1 - t, sigma = t
-  rng = np.random.default_rng(5)
-  x = rng.standard_normal((200_000, 2)) @ np.linalg.cholesky([[1.0, rho], [rho, 1.0]]).T
-  gaps = rng.random(x.shape) < 0.3
-  batch = {'x': np.where(gaps, np.nan, x)[..., None].astype(np.float32)}
-
-  def apply(params, x, noise, cond, *, key=None):  # params [is the other missing, (own, other)]
-    own = params[(noise[:, ::-1] > 0.99).astype(int)]
-    return own[..., :1] * x + own[..., 1:] * x[:, ::-1]
-
-  network = Network(apply, dj.time_input(1.0), parametrization='x0', level_axes=2)
-  loss = objectives.denoising(
-    network,
-    schedule,
-    times=lambda key, count, schedule: (schedule(jnp.full(count, t)), jnp.ones(count)),
-    weight=dj.v_weight,
-    levels=dj.independent_levels(clean=0.0),
-  )
-
-  @jax.jit
-  def best():  # of a loss that is quadratic, from any point
-    inputs, keys = loss.draw(key, batch, Context())
-    of = lambda p: loss.loss({'network': p.reshape(2, 2)}, Context(), inputs, keys)[0]
-    start = jnp.ones(4)
-    return start - jnp.linalg.solve(jax.hessian(of)(start), jax.grad(of)(start))
-
-  alpha, sigma = 1.0 - t, t
-  cov = np.array([[1.0, rho], [rho, 1.0]])
-  known = alpha * cov @ np.linalg.inv(alpha**2 * cov + sigma**2 * np.eye(2))
-  missing = [alpha / (alpha**2 + sigma**2), 0.0]
-  assert_allclose(best().reshape(2, 2), [known[0], missing], atol=0.01)  # 4 errors

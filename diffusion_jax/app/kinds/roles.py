@@ -74,6 +74,27 @@ OF_LOSS = (
   *('facts.x', 'facts.examples', 'facts.checksum'),
 )
 
+LOG_EVERY = 'training.log_every'  # steps over which a line of training losses is a mean
+# Fields by which curves of losses cannot be compared step by step, besides those that decide
+# the loss: other examples and draws are measured, or the learning rate decays otherwise.
+OF_CURVE = 'training.num_steps', 'training.batch_size', 'training.held_out.batches'
+
+
+def curve_fields(fields: Mapping[str, object]) -> Json:
+  """Returns the fields that the curves of a training depend on, but for its seed.
+
+  fields: {'section.field': value} of its config.json. Of the facts of its data it has
+  their number and their sum, which the others follow from.
+  """
+  facts = 'facts.examples', 'facts.checksum'
+
+  def matters(field):
+    if field.startswith('facts.'):
+      return field in facts
+    return field in (*OF_CURVE, LOG_EVERY) or not field.startswith((*FREE, 'seed'))
+
+  return {field: value for field, value in fields.items() if matters(field)}
+
 
 def hparams(stored: dict) -> Json:
   """Returns {'section.field': value} of what a training depends on."""

@@ -17,6 +17,7 @@ from diffusion_jax.ranges import (
   Rate,
   Rows,
   Seed,
+  Several,
   Size,
   Suffix,
 )
@@ -137,6 +138,14 @@ class Average:
 
 @declares(uses=Use.USING | Use.LOCAL)
 @dataclass(frozen=True, kw_only=True)
+class Trainings:
+  """Says how many trainings --mode=band makes (docs/training.md)."""
+
+  trainings: Several = 5  # their number; the first has the seed of the config, the next one more
+
+
+@declares(uses=Use.USING | Use.LOCAL)
+@dataclass(frozen=True, kw_only=True)
 class Convert:
   """Says which weights --mode=convert reads or writes (docs/weights.md)."""
 
@@ -193,6 +202,7 @@ COMMON = {
   'evaluation': Evaluation,
   'sampling': Sampling,
   'average': Average,
+  'band': Trainings,
   'convert': Convert,
   'report': Report,
   'serve': Serve,

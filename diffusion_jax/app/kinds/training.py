@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from diffusion_jax.app.config.schema import Constructors
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.declared import Free, Use, declares
-from diffusion_jax.paths import RunPath
+from diffusion_jax.paths import ReadPath, RunPath
 from diffusion_jax.ranges import Count, Positive, Size
 from diffusion_jax.training import averaging
 
@@ -121,6 +121,9 @@ class Training:
   # written anyway (docs/training.md)
   log_to: Free[tuple[str, ...]] = ('tensorboard',)
   held_out: Free[HeldOut | None] = None
+  # file of --mode=band, what trainings of this config measured with other seeds: a line
+  # says where a held-out loss is expected, and the report draws it; '': neither
+  band: Free[ReadPath] = ''
   metrics: Free[Generated | None] = None
   sample_every: Free[Count] = 1000  # steps between previews; 0: none
   checkpoints: Free[Checkpoints]

@@ -34,7 +34,7 @@ class Mode(NamedTuple):
   the sections of the config that say how it works. extra: the extra of this
   package that installs its libraries. writes: whether its results are in the
   run folder. computes: whether it calls the network, so that data and precision matter.
-  for_training: whether it prepares a training, whose command it takes.
+  for_training: whether it prepares a training, whose command it takes. trains: whether it trains.
   """
 
   name: str
@@ -46,6 +46,7 @@ class Mode(NamedTuple):
   writes: bool = False
   computes: bool = True
   for_training: bool = False
+  trains: bool = False
 
   @property
   def module(self) -> str:
@@ -60,7 +61,7 @@ class Mode(NamedTuple):
     """
     sections = [config.get(name) for name in self.reads if name != 'data']
     trust.check_paths(*(x for section in sections if section for x in section.paths_read(READ)))
-    if self.name == 'train':
+    if self.trains:
       names = config.training.log_to
       trust.check_senders('training.log_to', names, loggers.senders(names))
 
@@ -106,12 +107,13 @@ def _mode(name, *reads, module='', **options):
   return Mode(name, f'{module}:main', reads=reads, **options)
 
 
+_OF_TRAINING = 'evaluation', 'sampling', 'report', 'latent'
 _TRAIN = 'diffusion_jax.app.train.mode'
 _EDIT = 'diffusion_jax.app.edit.mode'
 _EVALUATE = 'diffusion_jax.app.evaluate.mode'
 
 _ROWS = (
-  _mode('train', 'evaluation', 'sampling', 'report', 'latent', module=_TRAIN, single_host=False),
+  _mode('train', *_OF_TRAINING, module=_TRAIN, single_host=False, trains=True),
   _mode('sample', 'sampling', uses_a_run=True, single_host=False, writes=True),
   _mode('edit', 'edit', 'sampling', module=_EDIT, uses_a_run=True, writes=True),
   _mode(
@@ -123,6 +125,7 @@ _ROWS = (
   ),
   _mode('explain', 'evaluation', 'sampling', uses_a_run=True, single_host=False, writes=True),
   _mode('average', 'average', uses_a_run=True, computes=False),
+  _mode('band', 'band', *_OF_TRAINING, for_training=True, trains=True),
   _mode('report', 'report', 'sampling', uses_a_run=True, writes=True),
   _mode('encode', 'data', 'latent', for_training=True),
   _mode('convert', 'convert'),
@@ -133,7 +136,7 @@ MODES = {row.name: row for row in _ROWS}
 
 def reads(mode: Mode, section: str) -> bool:
   """Returns whether a mode reads a section; a training reads all of the model."""
-  return section in mode.reads or mode.name == 'train' and section not in USES
+  return section in mode.reads or mode.trains and section not in USES
 
 
 @functools.cache  # reading the metadata of all packages takes 20 ms

@@ -22,7 +22,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.kinds import roles, rules, store
 from diffusion_jax.app.kinds.model import Frames, Model
-from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run import bands, provenance
 from diffusion_jax.app.run.drawing import (
   captions_of,
   check_numbers,
@@ -92,7 +92,9 @@ def _write(path, run, frames):
   others = (RunFolder.at(x, written=False) for x in config.report.runs)
   runs = read_runs([model.run, *others])
   chosen = sampled_step(model.run, config.sampling.checkpoint)
-  runs[0] = runs[0]._replace(sampled=chosen)
+  every = runs[0].fields.get(roles.LOG_EVERY)
+  of_band = optional('band', lambda: bands.compare(config, runs[0].fields).expected(every))
+  runs[0] = runs[0]._replace(sampled=chosen, expected=of_band or {})
   if workdir != model.run:
     mine = [*runs[0].results, *record.read_results(workdir.evaluation)]
     runs[0] = runs[0]._replace(results=mine)

@@ -23,12 +23,13 @@ from diffusion_jax.runtime import files
 from diffusion_jax.runtime.run_folder import SHARED, RunFolder
 from diffusion_jax.weights import checksums, load, share
 
-# Fields of config.sampling that choose among the weights of a run.
+# Fields that choose among the weights of a run, and that the reader of one lacks.
 _CHOICES = {
   'sampling.weights': 'average',
   'sampling.weights.decay': 0.0,
   'sampling.checkpoint': 'latest',
   'sampling.name': '',
+  'training.band': '',  # a file of this machine
 }
 _FILES = 'config.json', SHARED, checksums.NAME
 

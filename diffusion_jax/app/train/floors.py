@@ -229,7 +229,7 @@ def in_short(content: Json) -> str:
 
 
 def notes_of(content: Json, verbose: bool = True) -> dict[str, str]:
-  """Returns {loss in metrics.jsonl: its exact losses in parentheses, to be printed after it}.
+  """Returns {loss in metrics.jsonl: its exact losses, to be printed after it}.
 
   verbose: all of them, and else the first.
   """
@@ -242,4 +242,4 @@ def notes_of(content: Json, verbose: bool = True) -> dict[str, str]:
     known = [words + shown(lines[line]) for line, words in names.items() if line in lines]
     return ', '.join(known if verbose else known[:1])
 
-  return {name: f' ({note(lines)})' for name, lines in estimates_of(content).items()}
+  return {name: note(lines) for name, lines in estimates_of(content).items()}

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -81,7 +82,8 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
       finished = run.finish(step, due)
   chosen = ''
   if processes.is_first():
-    sessions.write_end(parts.workdir, step)
+    spent = time.process_time() - parts.start_up.processor
+    sessions.write_end(parts.workdir, step, spent)
     chosen = report.read_runs([parts.workdir])[0].chosen
   print(f'trained {step} steps: {parts.workdir}' + bool(chosen) * f'\nnote: {chosen}')
   return run.log
@@ -351,6 +353,7 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int, before: Jso
     rates=parts.rates,
     stored=stored,
     before=before,
+    band=parts.band.band,
   )
 
 
@@ -388,7 +391,7 @@ def announce(parts: Setup, step: int) -> None:
   notes = [note(config, step) for note in NOTES]
   if step:
     notes.append(setup.changed_code(parts.model))
-  for line in filter(None, notes):
+  for line in (*filter(None, notes), *parts.band.lines):
     print(line)
 
 

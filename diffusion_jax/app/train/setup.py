@@ -28,7 +28,8 @@ from diffusion_jax.app.kinds.model import (
 )
 from diffusion_jax.app.kinds.network import Process
 from diffusion_jax.app.kinds.rules import Row, lines
-from diffusion_jax.app.run import weights
+from diffusion_jax.app.run import bands, weights
+from diffusion_jax.app.run.bands import Comparison
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import hooks
 from diffusion_jax.app.train.hooks import Hook
@@ -72,7 +73,7 @@ class Setup:
 
   examples: the images, or their latents, and their facts; make_state: () -> the first state;
   shapes: the shapes of the state, on the mesh; rates: the learning rate of each
-  step; hooks: see `hooks.Hook`; loggers: see `MetricWriter`.
+  step; hooks: see `hooks.Hook`; loggers: see `MetricWriter`; band: what it is compared with.
   """
 
   config: Node
@@ -90,6 +91,7 @@ class Setup:
   hooks: list[Hook]
   loggers: dict[str, Callable[..., Logger]]
   start_up: StartUp
+  band: Comparison
 
   @property
   def num_parameters(self) -> int:
@@ -148,6 +150,7 @@ def prepare(config: Node, workdir: RunFolder) -> Setup:
     hooks=todo,
     loggers=loggers,
     start_up=start_up,
+    band=bands.compare(config, folder.flat(folder.stored_form(config, facts))),
   )
 
 

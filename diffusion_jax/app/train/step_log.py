@@ -3,7 +3,8 @@
 import contextlib
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import SupportsFloat
 
 import jax
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds.model import Frames
+from diffusion_jax.app.run.bands import Band
 from diffusion_jax.errors import UserError
 from diffusion_jax.planning import rates
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -34,8 +36,8 @@ class StepLog:
   manager, writer and bar: checkpoints, `MetricWriter` and progress bar of the
   run; start: the step it begins after; rates: the learning rate of each step;
   stored: the config that is stored with checkpoints; before: `as_json` of the
-  log at the start, which goes on with it. results: the metrics that
-  hooks have measured at this step; notes: what is printed after a metric; film:
+  log at the start, which goes on with it; band: where results are expected. results: the
+  metrics that hooks have measured at this step; notes: what is printed after a metric; film:
   of the last preview; flop: of a step on one device, 0 before the first step.
   """
 
@@ -50,7 +52,9 @@ class StepLog:
     rates: Sequence[SupportsFloat] | np.ndarray,
     stored: dict,
     before: Json | None = None,
+    band: Band | None = None,
   ):
+    self._band = band
     self.manager, self.writer = manager, writer
     self.results: dict[str, float] = {}
     self.notes: dict[str, str] = {}
@@ -127,13 +131,15 @@ class StepLog:
   def write(self, step: int, scalars: dict[str, float]) -> None:
     """Writes numbers, and prints them, without training.verbose but for quarters of t."""
     self.writer.write_scalars(step, scalars)
-    self._print(step, scalars)
+    of_band = {n: self._band.note(n, step, x) for n, x in scalars.items()} if self._band else {}
+    self._print(step, scalars, of_band=of_band)
 
-  def _print(self, step, scalars, *notes):
+  def _print(self, step, scalars, *notes, of_band: Mapping[str, str] = MappingProxyType({})):
     verbose = self._config.training.verbose
     texts = {n: f'{x:,}' if isinstance(x, int) else f'{x:.4g}' for n, x in scalars.items()}
+    about = {n: '; '.join(filter(None, (self.notes.get(n), of_band.get(n)))) for n in texts}
     shown = [
-      f'{n} {text}{self.notes.get(n, "")}'
+      f'{n} {text}{about[n] and f" ({about[n]})"}'
       for n, text in texts.items()
       if text != 'nan' and (verbose or '_quarter_' not in n)
     ]

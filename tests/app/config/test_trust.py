@@ -17,6 +17,7 @@ from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import other_runs, roles, store
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run import bands
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data import prepare
 from diffusion_jax.errors import UserError
@@ -171,6 +172,7 @@ READ = {
   'evaluation.reference': (opened('train', 'evaluate'),),
   'sampling.context': (opened('train', 'sample', 'edit', 'evaluate', 'report', 'serve'),),
   'latent.path': (opened('train', 'encode'), 'latent=autoencoder', 'latent.run=runs/a'),
+  'training.band': (lambda c: bands.compare(c, c.flat),),
   'training.teacher': (train,),
   'training.start.run': (train, 'training.start=weights'),
   'latent.run': (train, 'latent=autoencoder'),

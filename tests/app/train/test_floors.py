@@ -73,7 +73,7 @@ def test_a_training_has_them_and_is_not_changed(digits_run, tmp_path, capsys):
   assert any(x.startswith('first step') for x in printed)
   assert all(len(x) <= 100 for x in printed if str(tmp_path) not in x) and len(printed) < 40
   short = floors.notes_of(content, verbose=False)
-  assert all(0 < len(f'step 900: {name} 0.1829{note}') <= 100 for name, note in short.items())
+  assert all(0 < len(f'step 900: {name} 0.1829 ({note})') <= 100 for name, note in short.items())
   assert 'a linear denoiser' in short['test_loss'] and 'memorised' not in short['test_loss']
   assert len(floors.in_short(content)) <= 100 and floors.FILE in floors.in_short(content)
   assert not (tmp_path / floors.FILE).exists()

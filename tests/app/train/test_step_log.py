@@ -42,7 +42,7 @@ def test_averages_weigh_by_counts():
 @pytest.mark.parametrize('verbose', [False, True])
 def test_a_note_follows_its_metric(verbose, capsys):
   log = made(smoke(**{'training.verbose': verbose}))
-  log.notes['test_loss'] = ' (linear 0.12)'
+  log.notes['test_loss'] = 'linear 0.12'
   log.write(20, {'test_loss': 0.5, 'test_loss_quarter_1': 0.25})
   quarter = ' test_loss_quarter_1 0.25' * verbose
   assert capsys.readouterr().out == f'step 20: test_loss 0.5 (linear 0.12){quarter}\n'
