@@ -19,7 +19,8 @@ DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))
 
 import diffusion_jax as dj  # noqa: E402
-from diffusion_jax.app.kinds import choices, store  # noqa: E402
+from diffusion_jax.app.kinds import choices, diffusion, store  # noqa: E402
+from diffusion_jax.app.kinds.contracts import CONTRACTS, FACTS_OF_LOGGERS  # noqa: E402
 from diffusion_jax.declared import declared_by  # noqa: E402
 from diffusion_jax.metrics import table as metrics  # noqa: E402
 from tests import transcribed  # noqa: E402
@@ -226,6 +227,37 @@ def metrics_of_pairs():
     yield f'`{name}`', says.what, codes(metrics.OF_PAIRS[name]().needs)
 
 
+def own_parts():
+  """Yields a row for each field that may name a part of the user's own; equal ones share one."""
+  yield 'field', 'the part', 'what it must make', 'facts among its parameters'
+  fields = collections.defaultdict(dict)
+  for name, contract in CONTRACTS.items():
+    for path in places(name):
+      cells = contract.part, contract.makes.removeprefix('its constructor must return ')
+      fields[*cells, facts_of(path, contract.parameter)][path] = None
+  for cells, paths in fields.items():
+    yield codes(paths), *cells
+
+
+def places(name):
+  """Returns the paths of the fields of a contract: a path, or the last name of several."""
+  tops = {*(name for kind in store.KINDS for name in (*kind.choices, *kind.parts))}
+  paths = dict.fromkeys(path for kind in store.KINDS for path in kind.tables)
+  paths |= dict.fromkeys(['evaluation.metrics', 'training.log_to'])
+  fits = [x for x in paths if name in (x, x.rpartition('.')[2])]
+  return [x for x in fits if x.partition('.')[0] in tops]
+
+
+def facts_of(path, needed):
+  """Returns the facts of a field's parts; those of the section around it are meant, too."""
+  above, _, name = path.rpartition('.')
+  facts = {'log_to': FACTS_OF_LOGGERS, **diffusion.SCHEMA.facts}
+  if name not in facts and above in facts:
+    return f'those of `{above}`'
+  rest = codes(x for x in facts.get(name, ()) if x != needed)
+  return '; '.join(filter(None, [f'`{needed}`, which is needed' * bool(needed), rest]))
+
+
 def equations():
   """Yields a row for each equation that a test transcribes; papers and files are said once."""
   yield 'paper', 'equation', 'function', 'test'
@@ -259,7 +291,7 @@ TABLES = {
     *(schedules, samplers, guidances, posteriors, equations, data_sets),
     *(networks, autoencoders, objectives, few_steps, transitions, samplers_of_states),
     *(metrics_of_models, metrics_of_files, metrics_of_values, metrics_of_rows, metrics_of_pairs),
-    metrics_of_directions,
+    *(metrics_of_directions, own_parts),
   )
 }
 MARKED = re.compile(r'^(<!-- (\w+): python docs/tables.py -->\n\n)(?:\|.*\n)*', re.M)

@@ -6,7 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.aliases import Json
+from diffusion_jax.core.arguments import kind_of
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.metrics import features
+from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.features import Extractor
 from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score
 
@@ -88,13 +91,46 @@ def compute(each: Scored, samples: Arrays, reference: Arrays) -> list[Score]:
   """
   samples = {name: samples[name] for name in each.metric.needs if name in samples}
   try:
-    return each.metric.compute(samples, reference)
+    scores = each.metric.compute(samples, reference)
   except KeyError as error:
     raise ValueError(
       f'{each.name} reads the array {error}; the samples have '
       f'{", ".join(samples) or "none"}, and the reference '
       f'{", ".join(reference) or "none"}: name it in `needs` of the metric'
     ) from error
+  check_scores(each.name, scores)
+  return scores
+
+
+def check_scores(name: str, scores: object) -> None:
+  """Raises ValueError unless a metric has computed a list of `Score`s."""
+  is_list = type(scores) in (list, tuple)
+  others = [x for x in scores if not _is_score(x)] if is_list else [scores]
+  if others:
+    raise ValueError(
+      f'{name}: compute(samples, reference) must return a list of Score(name, Estimate(value, '
+      f'error)), as estimates.mean makes them, not {"one of " * is_list}{kind_of(others[0])}'
+    )
+
+
+def _is_score(value):
+  return isinstance(value, Score) and isinstance(value.estimate, Estimate)
+
+
+def check_own(name: str, metric: object, spec: ArraySpec) -> None:
+  """Raises ValueError if a metric of a user's own does not compute scores, where a trial can say.
+
+  It is tried on four black images of class 0, unless it needs more, or refuses them.
+  """
+  images = np.zeros((4, *spec.shape), np.uint8 if spec.levels else np.float32)
+  arrays = {'images': images, 'values': images, 'labels': np.zeros(4, np.int32)}
+  if not isinstance(metric, SampleMetric) or not {*metric.needs} <= {*arrays}:
+    return
+  try:
+    scores = metric.compute({n: arrays[n] for n in metric.needs}, arrays)
+  except Exception:  # Black images may have no score.
+    return
+  check_scores(name, scores)
 
 
 def has_floor(each: Scored) -> bool:

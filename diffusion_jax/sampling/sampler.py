@@ -263,6 +263,11 @@ def take_step(
     if not isinstance(result, tuple) or len(result) != 2:
       raise TypeError(f'the step of a sampler returns (x, state), not {kind_of(result)}')
     x_s, new_state = result
+    if jax.tree.map(jnp.shape, new_state) != jax.tree.map(jnp.shape, state):
+      raise TypeError(
+        'the step of a sampler returns a state of the same arrays as init(x) does, '
+        f'{kind_of(state)}, not {kind_of(new_state)}'
+      )
     return of_each(_where_moved, equal, x, x_s), new_state
 
   return jax.lax.cond(none_moves, lambda: (x, state), move)

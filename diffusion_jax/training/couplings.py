@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.couplings import centred_cost, column_error, sinkhorn
 from diffusion_jax.core.keys import draw_index
@@ -52,6 +53,12 @@ def paired(
     metrics = {'column_error': jnp.broadcast_to(error, len(y))}
   else:
     index, metrics = coupling(key, x0, y, cond), {}
+    is_whole = jnp.issubdtype(getattr(index, 'dtype', None), jnp.integer)
+    if not is_whole or index.shape != (len(x0),):
+      raise ValueError(
+        f'coupling(key, x0, y, cond) must return i, whole numbers [{len(x0)}], such that x0[b] is '
+        f'paired with y[i[b]], not {kind_of(index)}'
+      )
   return jnp.asarray(y).at[index].get(mode='fill', fill_value=jnp.nan), metrics
 
 

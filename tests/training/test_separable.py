@@ -1,12 +1,24 @@
-"""A loss of the whole batch that does not say so is found by its values at two examples."""
+"""An objective is what it says: on shapes, and by its losses of two examples."""
+
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import linen as nn
 
 import diffusion_jax as dj
-from diffusion_jax.training.objectives import Objective, denoising, make_condition, mean_loss, means
-from diffusion_jax.training.separable import check_separable
+from diffusion_jax.training.objectives import (
+  Mean,
+  Objective,
+  denoising,
+  make_condition,
+  mean_loss,
+  means,
+)
+from diffusion_jax.training.separable import check_objective, check_separable, without_layers
 
 PARAMS = {'network': {'w': jax.ShapeDtypeStruct((3, 3), jnp.float32)}}
 BATCH = {
@@ -50,11 +62,6 @@ IS_NOT = {
   'root': scalar(lambda h, label, key: jnp.sqrt(jnp.square(h).mean())),
   'pairs': scalar(lambda h, label, key: jnp.square(h).mean() + 0.1 * apart(h, label)),
 }
-RETURNS = {
-  'a number': lambda h, label, key: jnp.square(h).mean(),
-  'a tuple of 2': lambda h, label, key: (jnp.square(h).mean(), means(loss=h)),
-  'a tuple of 3': lambda h, label, key: (jnp.square(h).mean(), means(loss=h), ()),
-}
 
 
 @pytest.mark.parametrize('name', IS_MEAN)
@@ -76,7 +83,94 @@ def test_a_loss_of_the_whole_batch_is_refused(name):
     check_separable(of(IS_NOT[name]), PARAMS, (), BATCH)
 
 
-@pytest.mark.parametrize('what', RETURNS)
-def test_what_is_no_loss_is_named(what):
-  with pytest.raises(ValueError, match=f'the metrics of objectives.means, not {what}'):
-    check_separable(of(RETURNS[what]), PARAMS, (), BATCH)
+def test_numbers_are_compared_without_the_layers_of_a_network():
+  """Rows stay alone, and weights of 0 have no effect; a loss of pairs of outputs is seen."""
+
+  def apply(params, x, noise, cond, *, key=None):
+    return (x @ params['w'])[:, :2]
+
+  network = without_layers(dj.Network(apply, dj.logsnr_input))
+  x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+  level = dj.CosineSchedule()(np.linspace(0.2, 0.8, 4, dtype=np.float32))
+
+  def output(x, level):
+    return network.output({'w': jnp.zeros((3, 3))}, x, level)
+
+  whole = jax.jit(output)(x, level)
+  alone = jax.jit(output)(x[2:3], jax.tree.map(lambda a: a[2:3], level))
+  assert whole.shape == (4, 2) and np.std(whole, axis=0).min() > 0.1
+  np.testing.assert_allclose(whole[2:3], alone, rtol=1e-5)
+
+  def spread(params, context, inputs, key):
+    x, _ = inputs
+    h = network.output(params['network'], x, dj.CosineSchedule()(0.5))
+    loss = jnp.square(h).mean() + jnp.square(h[:1] - h).mean()
+    return loss, (means(loss=loss), ())
+
+  check_objective(Objective(draw, spread), PARAMS, (), BATCH)
+  with pytest.raises(ValueError, match='it needs the whole batch'):
+    check_separable(Objective(draw, spread), PARAMS, (), BATCH, unread=['network'])
+
+
+def returns(value):
+  return {'loss': lambda params, context, inputs, keys: value(jnp.mean(inputs[0]))}
+
+
+LOSS = 'loss(params, context, inputs, keys)'
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+  'a number': (returns(lambda x: x), f'{LOSS} must return (loss [], (metrics, records)), not a nu'),
+  'two': (returns(lambda x: (x, means(loss=x))), '(loss [], (metrics, records)), not (a number, a'),
+  'three': (returns(lambda x: (x, means(loss=x), ())), '(metrics, records)), not a tuple of 3'),
+  'rows': (
+    returns(lambda x: (x[None], (means(loss=x), ()))),
+    f'{LOSS} must return a loss [], one number, and it is an array [1]',
+  ),
+  'no Mean': (
+    returns(lambda x: (x, ({'loss': x}, ()))),
+    'each metric as a Mean of numbers, as objectives.means(loss=...), not a number',
+  ),
+  'Mean of rows': (returns(lambda x: (x, ({'loss': Mean(x[None], x)}, ()))), 'as a Mean of numbe'),
+  'no loss': (
+    returns(lambda x: (x, (means(mine=x), ()))),
+    "metrics with 'loss', as objectives.means(loss=losses), not mine",
+  ),
+  'inputs alone': (
+    {'draw': lambda key, batch, context: batch['x']},
+    'draw(key, batch, context) must return (inputs, keys), not an array [2, 3]',
+  ),
+  'a key that is not there': (
+    {'draw': lambda key, batch, context: (batch['y'], key)},
+    "draw(key, batch, context): KeyError: 'y'",
+  ),
+  'arguments': (
+    {'loss': lambda params, inputs, key: 0.0},
+    f'{LOSS}: TypeError: ',
+  ),
+  'another state': (
+    {'update': lambda state, records: (state, records), 'init': lambda: jnp.zeros(2)},
+    'update(state, records) must return a state like that of init(), an array [2], not a tuple of',
+  ),
+}
+
+
+@pytest.mark.parametrize('name', WRONG)
+def test_what_is_no_objective_is_said_in_its_words(name):
+  given, line = WRONG[name]
+  good = of(IS_MEAN['rows'])
+  check_objective(good, PARAMS, (), BATCH)
+  with pytest.raises(ValueError) as error:
+    check_objective(dataclasses.replace(good, **given), PARAMS, (), BATCH)
+  assert line in str(error.value) and '\n' not in str(error.value)
+
+
+def test_other_parameters_than_the_networks_are_said():
+  module = nn.Dense(3)
+  apply = lambda params, x, noise, cond, *, key=None: module.apply({'params': params}, x)
+  network = dj.Network(apply, dj.logsnr_input)
+
+  def loss(params, context, inputs, key):
+    output = network.output(params, inputs[0], dj.CosineSchedule()(0.5))
+    return mean_loss(output.mean(1), jnp.full(2, 0.5))
+
+  with pytest.raises(ValueError, match=r"other parameters than its own, params\['network'\]"):
+    check_objective(Objective(draw, loss), PARAMS, (), BATCH)

@@ -41,13 +41,18 @@ def checked(part: Any, facts: Collection[str], parameter: str = '') -> Construct
 class Contract(NamedTuple):
   """What a user's own part must be where a field names it.
 
-  constructor: (the part, the names of the facts) -> its constructor; ValueError
-  says why it has none. made: what the constructor made -> (what is needed, in
-  words, what it gives, whether it fits).
+  constructor: (the part, the names of the facts, `parameter`) -> its constructor;
+  ValueError says why it has none. made: what the constructor made -> (what it gives,
+  whether it fits).
+  part, makes: what the part is, and what it must make, in the words of errors and of
+  docs/parts.md; parameter: one that the part must have.
   """
 
-  constructor: Callable[[Any, Collection[str]], Constructor] = checked
-  made: Callable[[Any], tuple[str, object, bool]] = lambda part: ('', part, True)
+  constructor: Callable[[Any, Collection[str], str], Constructor] = checked
+  made: Callable[[Any], tuple[object, bool]] = lambda part: (part, True)
+  part: str = 'a function or class'
+  makes: str = ''
+  parameter: str = ''
 
 
 ANY = Contract()
@@ -65,7 +70,7 @@ class Schema(NamedTuple):
   constructors whose parameters are fields of every choice. rules: what configs
   of this kind cannot be, a `kinds.rules.Row` each. aliases: short forms of fields, as
   (the section, its choice, the field) that they stand for. contracts: what a
-  user's own part of a choice must be, by the last name of its path. own: what an objective
+  user's own part of a choice must be, by its path or the last name of it. own: what an objective
   of the user's declares that is of this kind (`Declared`), '' for nothing.
   """
 
@@ -88,7 +93,7 @@ class Schema(NamedTuple):
 
   def contract(self, path: str) -> Contract:
     """Returns what a user's own part of a choice must be."""
-    return self.contracts.get(path.rpartition('.')[2], ANY)
+    return self.contracts.get(path) or self.contracts.get(path.rpartition('.')[2], ANY)
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from diffusion_jax.app.config.schema import Constructor, Contract
 from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.data import reads
 from diffusion_jax.data.code_sums import of_module
-from diffusion_jax.errors import OWN, UserError, reason_of
+from diffusion_jax.errors import OWN, UserError, place_of, reason_of
 from diffusion_jax.paths import READ, RUN, cache_folder, texts_in
 from diffusion_jax.runtime.files import read_json, sha256, write_json
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -166,7 +166,7 @@ def find(path: str, name: str, facts: Collection[str], contract: Contract) -> Co
     where = f'config.{path}={name!r}'
     raise UserError(f'{where} cannot be imported: {reason_of(error)}') from error
   try:
-    return contract.constructor(part, facts)
+    return contract.constructor(part, facts, contract.parameter)
   except ValueError as error:
     raise UserError(f'config.{path}={name!r}: {error} (docs/parts.md)') from error
 
@@ -180,8 +180,14 @@ def code_of(*trees: object) -> dict[str, str]:
 
 
 def check_made(path: str, name: str, part: object, contract: Contract) -> None:
-  """Raises UserError unless a user's constructor made what its field needs."""
-  needed, value, fits = contract.made(part)
+  """Raises UserError unless a user's constructor made what its field needs.
+
+  Whatever it raises when it is tried is said of the part.
+  """
+  what = f'config.{path}={name!r}: '
+  try:
+    value, fits = contract.made(part)
+  except Exception as error:
+    raise UserError(f'{what}{reason_of(error)}{place_of(error)} (docs/parts.md)') from error
   if not fits:
-    what = f'{needed}, not {kind_of(value)}'
-    raise UserError(f'config.{path}={name!r}: {what} (docs/parts.md)')
+    raise UserError(f'{what}{contract.makes}, not {kind_of(value)} (docs/parts.md)')

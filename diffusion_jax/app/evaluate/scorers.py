@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.aliases import Json
+from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node, check_one_of, find, from_config
 from diffusion_jax.app.evaluate import held_out_pairs
 from diffusion_jax.app.evaluate.metrics_of_data import chosen
@@ -54,7 +55,8 @@ def constructors_of(model: Model) -> dict[str, Callable[..., SampleMetric | Mode
   for name in chosen(model).config.evaluation.metrics:
     if ':' not in name:
       store.check_name(model.schema, name)
-    made[store.name_of(name)] = find(model.schema.metrics, _PATH, name)
+    contract = model.schema.contract(_PATH)
+    made[store.name_of(name)] = find(model.schema.metrics, _PATH, name, contract=contract)
   return made
 
 
@@ -64,11 +66,17 @@ def metrics_of(model: Model, **values: object) -> dict[str, SampleMetric | Model
   values: for the metrics that have such a parameter.
   """
   c, made = chosen(model).config.evaluation, {}
+  own = {store.name_of(name): name for name in c.metrics if ':' in name}
   for section, constructor in constructors_of(model).items():
     fields = {n: x for n, x in c[section].items() if x is not None}
     fields |= {n: x for n, x in values.items() if n in fields}
     with from_config(f'evaluation.{section}'):
       made[section] = constructor(**fields)
+    if section in own:
+      contract = model.schema.contract(_PATH)
+      trust.check_made(_PATH, own[section], made[section], contract)
+      with from_config(f'{_PATH}={own[section]!r}'):
+        scoring.check_own(section, made[section], model.facts.x)
   return made
 
 

@@ -10,7 +10,7 @@ from diffusion_jax import paths
 from diffusion_jax.aliases import Tree
 from diffusion_jax.app.config import folder, overrides, trust
 from diffusion_jax.app.config.overrides import Flags
-from diffusion_jax.app.config.schema import ANY, Constructor, Schema, parameters
+from diffusion_jax.app.config.schema import Constructor, Schema, parameters
 from diffusion_jax.app.config.tree import (
   Node,
   check_one_of,
@@ -88,7 +88,7 @@ def of_metrics(tree: Tree, schema: Schema) -> dict[str, Constructor]:
     path = f'evaluation.{name_of(name)}'
     if path in constructors or name_of(name) in schema.metrics:
       raise UserError(f'config.{_PATH}: {name} has the name of another metric; rename it')
-    constructors[path] = trust.find(_PATH, name, (), ANY)
+    constructors[path] = trust.find(_PATH, name, (), schema.contract(_PATH))
   return constructors
 
 

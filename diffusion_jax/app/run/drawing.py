@@ -22,7 +22,7 @@ from diffusion_jax.data import drawings
 from diffusion_jax.data.classes import word_for
 from diffusion_jax.data.sources import some_of
 from diffusion_jax.data.spec import without_padding
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, place_of, reason_of
 from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.per_example import PerExample, per_example, rows
 from diffusion_jax.runtime.sharding import replicate
@@ -152,6 +152,8 @@ def _rehearse(section, plan, shape):
       jax.jit(run).lower(abstract_key())
     except (ArithmeticError, LookupError):  # What draws images reports it.
       return
+    except TypeError as error:
+      raise ValueError(f'{reason_of(error)}{place_of(error)}') from error
 
 
 def in_box(

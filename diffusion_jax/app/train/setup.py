@@ -17,6 +17,7 @@ from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import Node, find, from_config
 from diffusion_jax.app.inputs import conditions, datasets, stored_latents
 from diffusion_jax.app.kinds import roles, store
+from diffusion_jax.app.kinds.contracts import CONTRACTS, FACTS_OF_LOGGERS
 from diffusion_jax.app.kinds.idle import TRAINING, long_warmup
 from diffusion_jax.app.kinds.model import (
   NOTHING,
@@ -59,7 +60,7 @@ from diffusion_jax.training.averaging import Averages
 from diffusion_jax.training.couplings import is_straight
 from diffusion_jax.training.loggers import LOGGERS, Logger
 from diffusion_jax.training.objectives import Objective
-from diffusion_jax.training.separable import check_separable
+from diffusion_jax.training.separable import check_objective, check_separable, without_layers
 from diffusion_jax.training.state import TrainState, init_state
 from diffusion_jax.training.step import make_train_step, make_train_steps
 
@@ -107,7 +108,7 @@ def prepare(config: Node, workdir: RunFolder) -> Setup:
   start_up = StartUp()
   refuse(lines(TRAINING, config, 'train', workdir))
   loggers = {
-    name: find(LOGGERS, 'training.log_to', name, ('workdir', 'start_step'))
+    name: find(LOGGERS, 'training.log_to', name, FACTS_OF_LOGGERS, CONTRACTS['log_to'])
     for name in config.training.log_to
   }
   mesh = make_mesh(config)
@@ -346,9 +347,20 @@ def abstract_batch(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
 def check_parts(model: Model, objective: Objective, shapes: TrainState) -> None:
   """Raises UserError for a loss of the whole batch in a training that cuts the batch into parts.
 
-  What a user's own objective says of this is compared with its loss of two examples.
+  A user's own objective, and parts of one, are tried on two examples, the network without its
+  layers where numbers are compared.
   """
   c, name = model.config.training.machine, model.config.objective.name
+  own, batch = own_sections(model.config.objective), abstract_batch(model)
+  params, frozen = shapes.params, model.teacher.shapes()
+  if own:
+    named = ' and '.join(f'config.{x.where}={x.choice!r}' for x in own)
+    with as_user_error(f'{named}: '):
+      check_objective(objective, params, frozen, batch)
+      if ':' in name and objective.separable and model.noisy is not None:
+        network = without_layers(model.noisy.trained(test=True))
+        held_out = model.objective(test=True, network=network)
+        check_separable(held_out, params, frozen, batch, unread=('network',))
   if c.accumulate == 1 and c.fixed_parts is None:
     return
   field, alone = ('accumulate', '1') if c.accumulate > 1 else ('fixed_parts', 'None')
@@ -356,11 +368,13 @@ def check_parts(model: Model, objective: Objective, shapes: TrainState) -> None:
   whole = f'config.{path}={c.get(field)} cuts the batch, and the loss of objective={name}'
   if not objective.separable:
     raise UserError(f'{whole} is not a mean over its rows: set {path}={alone}')
-  if ':' in name:
-    with as_user_error(f'{whole}: '):
-      check_separable(
-        model.objective(test=True), shapes.params, model.teacher.shapes(), abstract_batch(model)
-      )
+
+
+def own_sections(section: Node) -> list[Node]:
+  """Returns the sections of a user's own parts in a section, or the section alone if it is one."""
+  if ':' in section.choice:
+    return [section]
+  return [own for x in section.values() if isinstance(x, Node) for own in own_sections(x)]
 
 
 def make_advance(

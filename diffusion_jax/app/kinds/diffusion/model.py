@@ -26,7 +26,9 @@ from diffusion_jax.app.kinds.sampling import (
   draws_noise,
   ordered,
 )
+from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.core.levels import check_order
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -274,9 +276,30 @@ def plan_of(
 def levels_of(
   grid: Steps | Respaced, schedule: dj.Schedule, end_clean: bool = True
 ) -> dj.NoiseLevel:
-  """Returns the levels to visit, [N + 1], the noisiest first."""
+  """Returns the levels to visit, [N + 1], the noisiest first; UserError for others of a grid."""
   with from_config('sampling.grid'):
-    return grid.levels(schedule, end_clean)
+    if isinstance(grid, Steps | Respaced):
+      return grid.levels(schedule, end_clean)
+    # Of a user's own the values are known, unless the schedule is learned.
+    with jax.ensure_compile_time_eval():
+      levels = grid.levels(schedule, end_clean)
+      check_levels(levels)
+    return levels
+
+
+def check_levels(levels: object) -> None:
+  """Raises ValueError unless these are levels of one or more steps, the noisiest first."""
+  if not isinstance(levels, dj.NoiseLevel):
+    raise ValueError(
+      f'levels(schedule, end_clean) must return a dj.NoiseLevel, not {kind_of(levels)}'
+    )
+  shapes = {jnp.shape(x) for x in levels}
+  if len(shapes) > 1 or len(min(shapes)) != 1 or min(shapes)[0] < 2:
+    text = ', '.join(map(str, [*map(list, map(jnp.shape, levels))]))
+    raise ValueError(
+      f'levels(schedule, end_clean) must have [N + 1] of t, alpha and sigma, not {text}'
+    )
+  check_order(levels.take(slice(1, None)), levels.take(slice(None, -1)))
 
 
 def corrected(
