@@ -165,9 +165,28 @@ def generator(network, schedule, scale: float = 1.0):
 
   def loss(params, context, inputs, keys):
     output = network.output(params['network'], inputs.eps, schedule(1.0), inputs.cond, keys[0])
-    return objectives.means(loss=scale * jnp.square(output - inputs.x0))['loss'].total, ({}, ())
+    metrics = objectives.means(loss=scale * jnp.square(output - inputs.x0))
+    return metrics['loss'].total, (metrics, ())
 
   return objectives.Objective(draw, loss)
+
+
+def unnamed(network, schedule):
+  """Returns a loss without metrics."""
+  one = objective(network, schedule)
+  return dataclasses.replace(one, loss=lambda *args: (one.loss(*args)[0], ({}, ())))
+
+
+def of_words():
+  """Returns a coupling of a condition that the data do not have."""
+  return lambda key, x0, y, cond: cond['words'].argmax(axis=1)
+
+
+class Upward:
+  """Visits levels from clean to noisy."""
+
+  def levels(self, schedule, end_clean=True):
+    return schedule(jnp.linspace(0.1, 1.0, 4))
 
 
 @declares(fields={'damping': 'levels'}, draws_noise=True, keeps_x=True)

@@ -77,22 +77,31 @@ parametrization=tests.app.toy_parts:number => its constructor must return a Para
   such as Parametrization('v'), not a number
 schedule=tests.app.toy_parts:ramp => schedule(t) must be a dj.NoiseLevel of numbers, not a number
   (docs/parts.md)
-schedule=tests.app.toy_parts:backwards => config.schedule: alpha_s is
-sampling.schedule=tests.app.toy_parts:backwards => config.sampling.schedule: alpha_s is
-noise_input=tests.app.toy_parts:estimate => config.noise_input: Expected a callable value, got
-  Sampler(
+schedule=tests.app.toy_parts:backwards => config.schedule='tests.app.toy_parts:backwards':
+  alpha_s is
+sampling.schedule=tests.app.toy_parts:backwards =>
+  config.sampling.schedule='tests.app.toy_parts:backwards': alpha_s is
+noise_input=tests.app.toy_parts:estimate => config.noise_input='tests.app.toy_parts:estimate':
+  noise_input(level) must be a function, not a Sampler
 network=tests.app.toy_parts:Pooled => config.network: its output for x of the shape [1, 8, 8, 1]
   must be an array [1, 8, 8, 1], and it is an array [1]
 objective.weight=tests.app.toy_parts:nothing => weight(level) must be one number for each level, not
   None (docs/parts.md)
-objective.weight=tests.app.toy_parts:mean_weight => config.objective.weight: weight(level) of one
+objective.weight=tests.app.toy_parts:mean_weight => weight(level) of one
   level must not depend on the others of a batch: of two levels it is 4.86
-noise_input=tests.app.toy_parts:mean_noise => config.noise_input: noise_input(level) of one level
+noise_input=tests.app.toy_parts:mean_noise => noise_input(level) of one level
   must not depend on the others of a batch: of two levels it is -0.25, 0.25, and of each alone 0, 0
-schedule=tests.app.toy_parts:mean_schedule => config.schedule: schedule(t) of one level must not
+schedule=tests.app.toy_parts:mean_schedule => schedule(t) of one level must not
   depend on the others of a batch
 objective.times=tests.app.toy_parts:one_time => must return (level, weight), [batch_size] each, not
-  a tuple of 2
+  a number
+objective.coupling=tests.app.toy_parts:weight sampling.sampler.eta=0 =>
+  config.objective.coupling='tests.app.toy_parts:weight': it is called as coupling(key, x0, y, cond)
+objective.coupling=tests.app.toy_parts:of_words sampling.sampler.eta=0 =>
+  config.objective.coupling='tests.app.toy_parts:of_words': draw(key, batch, context): KeyError:
+objective=tests.app.toy_parts:unnamed => config.objective='tests.app.toy_parts:unnamed':
+  loss(params, context, inputs, keys) must return metrics with 'loss', as
+  objectives.means(loss=losses), not none
 objective=tests.app.toy_parts:number => must return an Objective(draw, loss), not a
 optimizer=tests.app.toy_parts:number => must return optax's optimizer and a
 schedule=flow => config.parametrization=eps: the schedule has no signal at t = 1
@@ -172,6 +181,10 @@ sampling.num_steps=1000000000 => sampling.num_steps=1000000000 is not an integer
 sampling.num_samples=99999999999 => num_samples=99999999999 is not an integer up to 10^8
 sampling.sampler=tests.app.toy_parts:ramp => its constructor must return a dj.Sampler(init, step),
   not a function
+sampling.grid=tests.app.toy_parts:number => config.sampling.grid='tests.app.toy_parts:number': its
+  constructor must return an object with levels(schedule, end_clean), a dj.NoiseLevel [N + 1] from
+sampling.grid=tests.app.toy_parts:Upward => config.sampling.grid: alpha_s is
+sampling.guidance=tests.app.toy_parts:weight => must return an object with scale and guide(pair,
 sampling.sampler=tests.app.toy_parts:estimate => config.sampling.sampler: the step of a sampler
   returns (x, state), not an array [2, 8, 8, 1]
 sampling.sampler=tests.app.toy_parts:fresh sampling.sampler.draw=one_number =>
