@@ -282,7 +282,7 @@ def levels_of(
       return grid.levels(schedule, end_clean)
     # Of a user's own the values are known, unless the schedule is learned.
     with jax.ensure_compile_time_eval():
-      levels = grid.levels(schedule, end_clean)
+      levels = jax.jit(lambda: grid.levels(schedule, end_clean))()  # one program, not many
       check_levels(levels)
     return levels
 
