@@ -312,10 +312,10 @@ class Network:
     if self.parametrization == 'edm':
       scale = 1.0 / edm_norm(expanded, self.sigma_data)
     noise = self.noise_of(level, xt)
-    given = self.evaluate(params, scale * xt, noise, cond, key, at)
+    given: Any = self.evaluate(params, scale * xt, noise, cond, key, at)
     if at is not None and not (isinstance(given, tuple) and len(given) == 2):
       raise TypeError(f'with `at` a network returns (output, hidden), not {kind_of(given)}')
-    arrays = (given,) if at is None else given
+    arrays: tuple[Any, ...] = (given,) if at is None else given
     for array in arrays:
       if not hasattr(array, 'astype'):
         raise TypeError(f'a network returns an array, not {kind_of(array)}')

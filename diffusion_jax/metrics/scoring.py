@@ -104,7 +104,7 @@ def compute(each: Scored, samples: Arrays, reference: Arrays) -> list[Score]:
 
 def check_scores(name: str, scores: object) -> None:
   """Raises ValueError unless a metric has computed a list of `Score`s."""
-  is_list = type(scores) in (list, tuple)
+  is_list = isinstance(scores, list | tuple)
   others = [x for x in scores if not _is_score(x)] if is_list else [scores]
   if others:
     raise ValueError(

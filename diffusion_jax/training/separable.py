@@ -87,7 +87,8 @@ def without_layers(network: Network) -> Network:
 
       shapes[place] = jax.eval_shape(called, params, x, noise, cond, key)
     flat = (a.reshape(len(x), -1).astype(jnp.float32) for a in (x, noise))
-    number = sum(jnp.sin(a @ np.cos(np.arange(a.shape[1], dtype=np.float32))) for a in flat)
+    of_x, of_noise = (jnp.sin(a @ np.cos(np.arange(a.shape[1], dtype=np.float32))) for a in flat)
+    number = of_x + of_noise
 
     def like(shape):
       size = math.prod(shape.shape[1:])

@@ -222,7 +222,7 @@ class Own(nnx.Module):
 
 def test_a_module_of_nnx_has_hidden_layers():
   module, (xt, _) = functional.from_nnx(Own)(), given()
-  params = module.init({'params': jax.random.key(0)}, xt, T)['params']
+  params: Any = module.init({'params': jax.random.key(0)}, xt, T)['params']
   network = dj.Network(functional.network_fn(module), dj.logsnr_input)
   output, hidden = network.with_hidden(params, xt, SCHEDULE(T), at=0)
   assert_array_equal(output, xt)
