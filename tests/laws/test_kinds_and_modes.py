@@ -34,7 +34,9 @@ SECONDS = 240  # after which a mode hangs
 CONVERSIONS = 'safetensors', 'diffusers', 'stablehlo', 'huggingface', 'lora'
 TABLES = read('digits').schema.table
 # Of all runs: the default evaluation of a text's bound is of thousands of examples.
-FIELDS = {'sampling.checkpoint': 'latest'} | within('evaluation', num_images=4, batch_size=4)
+FIELDS = {'sampling.checkpoint': 'latest'} | within(
+  'evaluation', num_images=4, batch_size=4, num_generated=8
+)
 FEW = '--config.evaluation.num_images=4 --config.evaluation.batch_size=4'
 IMAGE = '--config.edit.image=EXAMPLE'
 EDITED = {

@@ -86,10 +86,9 @@ def prepared(run: Run) -> tuple[Run, FeatureSpace]:
   Raises UserError for a model whose samples have no features, and for fewer than two samples or
   examples of the other split.
   """
-  model = run.model
-  if 'fd' not in model.schema.metrics or not is_of(
-    model.schema.metrics['fd'], model.config, model.facts
-  ):
+  model, x = run.model, run.model.facts.x
+  fd = None if x.is_text or x.tokens else model.schema.metrics.get('fd')
+  if fd is None or not is_of(fd, model.config, model.facts):
     raise UserError(
       f'--mode=explain compares features of samples, and those of {model.schema.kind} of these '
       'data have none: take --mode=evaluate'
