@@ -35,10 +35,14 @@ class Claim(NamedTuple):
 
 
 class Paper(NamedTuple):
-  """Claims about the numbers that `track` of a file of examples/papers returns."""
+  """Claims about the numbers that `track` of a file of examples/papers returns.
+
+  seeds: of each set, more where a track takes less than a second.
+  """
 
   arxiv: str
   claims: tuple[Claim, ...]
+  seeds: int = 6
 
 
 LESS = 0.5 ** (1 / (1 - 0.2)) - 0.5  # of the deviation, by contrastive flow matching
@@ -81,7 +85,7 @@ PAPERS = {
     '2510.02300',
     (
       Claim(
-        'after 250 steps the spread of |x| is that of the data: log ratio, ± 0.1',
+        'after 250 steps the spread of the norm is that of the data: log ratio, ± 0.1',
         '250',
         'data',
         ('again', 'flow'),
@@ -89,7 +93,7 @@ PAPERS = {
         0.1,
       ),
       Claim(
-        'it is lost, as by the exact field (ours): log ratio of 500 steps to 250 below −0.1',
+        'it ends at the mean, as the exact field (ours): log ratio of 500 steps to 250 below −0.1',
         '500',
         '250',
         ('again', 'flow'),
@@ -128,6 +132,68 @@ PAPERS = {
         ('again, KL', 'nft, KL'),
       ),
     ),
+    seeds=24,
+  ),
+  'two_levels': Paper(
+    '2603.06507',
+    (
+      Claim(
+        'two levels and a head have a smaller error than one level: log ratio',
+        'one',
+        'aligned',
+        ('again', 'one'),
+      ),
+      Claim(
+        'the head makes the error of two levels smaller: log ratio',
+        'two',
+        'aligned',
+        ('again', 'one'),
+      ),
+    ),
+  ),
+  'memorising': Paper(
+    '2505.17638',
+    (
+      Claim(
+        'the slope of log time over log n, for 16, 32 and 64 examples, is 1 ± 0.25',
+        'slope',
+        'nothing',
+        ('again', 'slope'),
+        0.75,
+        1.25,
+      ),
+    ),
+  ),
+  'drifting': Paper(
+    '2602.04770',
+    (
+      Claim(
+        'one call is nearer to held-out digits than one of rectified flow: log ratio',
+        'flow, 1',
+        'drifting',
+        ('again', 'drifting'),
+      ),
+      Claim(
+        'and no farther than 47 calls of it: log ratio below 0.1',
+        'drifting',
+        'flow, 47',
+        ('again', 'drifting'),
+        -math.inf,
+        0.1,
+      ),
+    ),
+  ),
+  'mosaic': Paper(
+    '2412.20292',
+    (
+      Claim(
+        'the local denoiser explains draws of convolutions better than memorising: r²',
+        'local',
+        'memorised',
+        ('again', 'local'),
+      ),
+      Claim('it explains more than 0.75 of them: r²', 'local', 'nothing', ('again', 'local'), 0.75),
+    ),
   ),
   'entropic': Paper(
     '2504.13612',
@@ -145,6 +211,7 @@ PAPERS = {
         ('again', 'edm'),
       ),
     ),
+    seeds=24,
   ),
 }
 
@@ -168,16 +235,17 @@ def interval(differences: Sequence[float]) -> Interval:
   return Interval(statistics.mean(differences), float(stats.t.ppf(0.975, n - 1)) * scale)
 
 
-def smallest(placebos: Sequence[float], seeds: int) -> float:
+def smallest(pilot: Iterable[dict[str, float]], claim: Claim, seeds: int) -> float:
   """Returns the difference whose interval misses 0 in 80 % of sets of seeds.
 
-  placebos: differences of a pilot, whose spread is taken for that of the effect. It is 2.8
-  standard errors for many seeds, and more for few.
+  It is 2.8 standard errors for many seeds, and more for few. The spread is the larger one of the
+  pilot's placebos and of its effects.
   """
   from scipy import stats
 
-  factor = sum(float(stats.t.ppf(p, seeds - 1)) for p in (0.975, 0.8))
-  return factor * statistics.stdev(placebos) / seeds**0.5
+  pairs = claim.placebo, (claim.of, claim.than)
+  spread = max(statistics.stdev(differences(pilot, *pair)) for pair in pairs)
+  return sum(float(stats.t.ppf(p, seeds - 1)) for p in (0.975, 0.8)) * spread / seeds**0.5
 
 
 def verdict(found: Interval, claim: Claim, could_see: float) -> str:
@@ -201,43 +269,40 @@ def differences(rows: Iterable[dict[str, float]], of: str, than: str) -> list[fl
 
 
 class Trial(NamedTuple):
-  """The rows of a pilot and of two sets of seeds, and minutes of the processor of each set."""
+  """What each claim could see, the rows of two sets of seeds, and their processor minutes."""
 
-  pilot: list[dict[str, float]]
+  could_see: list[float]
   sets: tuple[list[dict[str, float]], ...]
   minutes: tuple[float, ...]
 
 
-def run(track: Callable[[int], dict[str, float]], seeds: int, say: Callable = print) -> Trial:
-  """Runs the pilot, then two sets of seeds that share none."""
+def run(paper: Paper, track: Callable[[int], dict[str, float]], seeds: int) -> Trial:
+  """Runs the pilot and prints what it could see, then two sets of seeds that share none."""
   pilot = [track(PILOT + i) for i in range(seeds)]
+  could_see = [smallest(pilot, claim, seeds) for claim in paper.claims]
+  for claim, least in zip(paper.claims, could_see, strict=True):
+    print(f'  could see {least:.2g}: {claim.words}', flush=True)
   sets, minutes = [], []
   for first in (0, seeds):
     start = time.process_time()
     sets.append([track(first + i) for i in range(seeds)])
     minutes.append((time.process_time() - start) / 60.0)
-    say(f'  seeds {first} to {first + seeds - 1}: {minutes[-1]:.1f} minutes', flush=True)
-  return Trial(pilot, (*sets,), (*minutes,))
+    print(f'  seeds {first} to {first + seeds - 1}: {minutes[-1]:.1f} minutes', flush=True)
+  return Trial(could_see, (*sets,), (*minutes,))
 
 
 def lines(name: str, paper: Paper, trial: Trial) -> list[str]:
   """Returns the lines of the table for a paper, its placebos last."""
-  seeds, minutes = len(trial.pilot), ', '.join(f'{x:.1f}' for x in trial.minutes)
-  placebos = {claim.placebo for claim in paper.claims}
-  could_see = {x: smallest(differences(trial.pilot, *x), seeds) for x in placebos}
+  minutes = ', '.join(f'{x:.1f}' for x in trial.minutes)
   table = []
-  for claim in paper.claims:
-    cells = [claim.words, f'{could_see[claim.placebo]:.2g}']
-    for rows in trial.sets:
-      effect = interval(differences(rows, claim.of, claim.than))
-      cells.append(f'{effect}: {verdict(effect, claim, could_see[claim.placebo])}')
-    table.append(cells)
-  for placebo in sorted(placebos):
-    cells = [f'placebo: {placebo[1]}, another key', f'{could_see[placebo]:.2g}']
-    for rows in trial.sets:
-      effect = interval(differences(rows, *placebo))
-      cells.append(f'{effect}: {placebo_verdict(effect)}')
-    table.append(cells)
+  for claim, least in zip(paper.claims, trial.could_see, strict=True):
+    effects = [interval(differences(rows, claim.of, claim.than)) for rows in trial.sets]
+    cells = [f'{x}: {verdict(x, claim, least)}' for x in effects]
+    table.append([claim.words, f'{least:.2g}', *cells])
+  for of, than in sorted({claim.placebo for claim in paper.claims}):
+    effects = [interval(differences(rows, of, than)) for rows in trial.sets]
+    cells = [f'{x}: {placebo_verdict(x)}' for x in effects]
+    table.append([f'placebo: {than}, another key', '', *cells])
   return [f'| `{name}` | {paper.arxiv} | {" | ".join([*cells, minutes])} |' for cells in table]
 
 
@@ -251,17 +316,18 @@ def main():
   """Runs papers in turn, and prints their lines of the table."""
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
   parser.add_argument('papers', nargs='*', metavar='paper', help=f'of {", ".join(PAPERS)}')
-  parser.add_argument('--seeds', type=int, default=6, help='of each set, 2 or more')
+  parser.add_argument('--seeds', type=int, help='of each set, 2 or more; else 6 or 24')
   given = parser.parse_args()
   if unknown := [name for name in given.papers if name not in PAPERS]:
     parser.error(f'{unknown[0]!r} is not one of {", ".join(PAPERS)}')
-  if given.seeds < 2:
+  if given.seeds is not None and given.seeds < 2:
     parser.error(f'--seeds={given.seeds}: an interval needs 2 or more')
   table = [*HEAD]
   for name in given.papers or PAPERS:
     print(name, flush=True)
     track = importlib.import_module(f'examples.papers.{name}').track
-    table += lines(name, PAPERS[name], run(track, given.seeds))
+    paper = PAPERS[name]
+    table += lines(name, paper, run(paper, track, given.seeds or paper.seeds))
   print('\n'.join(table))
 
 

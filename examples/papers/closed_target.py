@@ -74,9 +74,12 @@ def distances(key):
   oracle, (network, init) = mixture(law_key), small_mlp(64, SIZE)
   x = oracle.sample(data_key, EXAMPLES)
   found = {'memorised': distance(test_key, oracle, memorised(x))}
-  for name, key, target in (('noisy', key, None), ('again', again, None), ('closed', key, x)):
-    batch = lambda key: {'x': jax.random.choice(key, x, (128,))}
-    params = fit(key, objective(network, SCHEDULE, examples=target), init(init_key), batch, 1000)
+
+  def batch(key):
+    return {'x': jax.random.choice(key, x, (128,))}
+
+  for name, at, target in (('noisy', key, None), ('again', again, None), ('closed', key, x)):
+    params = fit(at, objective(network, SCHEDULE, examples=target), init(init_key), batch, 1000)
     found[name] = distance(test_key, oracle, network.denoiser(params))
   return found
 

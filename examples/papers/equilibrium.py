@@ -1,9 +1,9 @@
 """Equilibrium Matching (Wang & Du 2025, arXiv 2510.02300): what law does its descent reach?
 
 A field without time is fitted to c(t) (eps - x_0), which vanishes at clean data, and a sample is
-where its descent rests. On N(0, s^2 I_D) the minimum is f(x) = g(|x|) x in closed form: it is the
-mean of that target over the posterior of t. f rests on one sphere, so that a long descent loses
-the spread of |x|, which the data have.
+where its descent rests. On N(0, s^2 I_D) the minimum is f(x) = g(|x|) x in closed form: the mean of
+that target over the posterior of t. It points away from the mean everywhere, so that its descent
+ends there: a law of normals is no set of resting points.
 
   python -m benchmarks.claims equilibrium
 """
@@ -75,12 +75,13 @@ def spreads(key):
     found[name] = spread(draw(network, params, noise))
   blind, _ = small_mlp(32, SIZE, noise_input=lambda level: jnp.zeros_like(level.t))
   params = fit(fit_key, objective(blind, schedule), init(init_key), batch, steps=1500)
-  field = lambda x: blind.output(params, x, schedule(0.0))
-  return found | {
-    name: spread(descend(field, noise, n)) for name, n in (('250', 250), ('500', 500))
-  }
+
+  def field(x):
+    return blind.output(params, x, schedule(0.0))
+
+  return found | {str(n): spread(descend(field, noise, n)) for n in (250, 500)}
 
 
 def track(seed: int) -> dict[str, float]:
-  """Measures the log spread of |x| of data, of flow matching, and of EqM after 250 and 500 steps."""
+  """Measures log spreads of the norm: of data, of flow matching, of EqM after 250 and 500 steps."""
   return {name: float(x) for name, x in spreads(jax.random.key(seed)).items()}

@@ -53,9 +53,14 @@ def trained_distance(key, kind, size):
   basis_key, init_key, fit_key, x_key, test_key = jax.random.split(key, 5)
   oracle, basis = moons(), plane(basis_key, size)
   network, init = small_mlp(CHANNELS, size, parametrization=kind)
-  times = lambda key, n, schedule: dj.uniform_times(key, n, schedule, 0.05)
+
+  def times(key, n, schedule):
+    return dj.uniform_times(key, n, schedule, 0.05)
+
+  def batch(key):
+    return {'x': oracle.sample(key, 128) @ basis.T}
+
   loss = objectives.denoising(network, SCHEDULE, times=times, weight=dj.min_flow_weight())
-  batch = lambda key: {'x': oracle.sample(key, 128) @ basis.T}
   params = fit(fit_key, loss, init(init_key), batch, steps=1500)
   x0 = oracle.sample(x_key, 2000) @ basis.T
   return distance(test_key, x0, network.denoiser(params), embedded(oracle, basis))

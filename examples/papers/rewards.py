@@ -1,4 +1,4 @@
-"""DiffusionNFT (Zheng et al. 2025, arXiv 2509.16117) beside Flow-GRPO (2505.05470), by reward calls.
+"""DiffusionNFT (Zheng et al. 2025, arXiv 2509.16117) beside Flow-GRPO (arXiv 2505.05470).
 
 The model draws from N(0, 1) exactly, and the reward is x. With a linear optimality r the minimum
 of DiffusionNFT's loss is the velocity of a shifted Gaussian, which is the law tilted by exp(a r):
@@ -29,7 +29,9 @@ def policy():
     exact = x * (at.sigma - at.alpha) / (at.sigma**2 + at.alpha**2)
     return exact + network.output(params, x, SCHEDULE(t))
 
-  apply = lambda params, x, noise, cond, *, key=None: velocity(params, x, noise)
+  def apply(params, x, noise, cond, *, key=None):
+    return velocity(params, x, noise)
+
   return dj.Network(apply, dj.time_input(1.0), parametrization='flow'), velocity, init
 
 
@@ -67,7 +69,7 @@ def nft(key, params, rate, scale: float = 1.0):
 
 
 def grpo(key, params, rate, noise: float = 0.7, clip: float = 0.2, kl: float = 0.04):
-  """Takes one iteration of Flow-GRPO: paths of its SDE, rewards, clipped ratios, KL to the start."""
+  """Takes one iteration of Flow-GRPO: paths of its SDE, rewards, clipped ratios and a KL."""
   _, velocity, init = policy()
   times = 1.0 - jnp.arange(STEPS) / STEPS
   start = jax.tree.map(jnp.zeros_like, params)  # the change 0
@@ -103,10 +105,13 @@ def grpo(key, params, rate, noise: float = 0.7, clip: float = 0.2, kl: float = 0
 
 
 def outcome(key, iterate, rate):
-  """Returns the mean reward, and log KL to the tilted law of that mean, N(mean, 1), as of normals."""
+  """Returns the mean reward, and log KL (of normals) to the tilted law of it, N(mean, 1)."""
   network, _, init = policy()
   init_key, key = jax.random.split(key)
-  body = lambda params, key: (iterate(key, params, rate), None)
+
+  def body(params, key):
+    return iterate(key, params, rate), None
+
   params, _ = jax.lax.scan(body, init(init_key), jax.random.split(key, ITERATIONS))
   x = draw(network, params, normal_quantiles(500))
   return x.mean(), jnp.log(0.5 * (x.var() - 1.0 - jnp.log(x.var())))

@@ -1,10 +1,9 @@
-"""Self-Flow (Chefer et al. 2026, arXiv 2603.06507): two noise levels among the tokens of an example.
+"""Self-Flow (Chefer et al. 2026, arXiv 2603.06507): two noise levels among an example's tokens.
 
 A training draws two levels, and a mask says which token has which. The average of the network sees
 all tokens at the cleaner one, and a head predicts a hidden layer of it. The data are 8 tokens of a
-mixture of normals, whose denoiser is exact for a level of each token; the error is that at one level
-for all, with which samples are drawn. arXiv 2607.02508, which we could not look up, is said to be
-about the same levels without a head.
+mixture of normals, whose denoiser is exact; the error is that at one level for all, with which
+samples are drawn. We could not look up arXiv 2607.02508, as we understand it on such levels too.
 
   python -m benchmarks.claims two_levels
 """
@@ -30,6 +29,7 @@ class Layers(nn.Module):
 
   @nn.compact
   def __call__(self, x, t):
+    """Computes the velocity and the hidden layers."""
     h = nn.Dense(CHANNELS)(jnp.concatenate([x, t, jnp.sin(6.0 * t), jnp.cos(6.0 * t)], axis=1))
     hidden = []
     for _ in range(3):
@@ -102,13 +102,16 @@ def distance(key, levels, align):
   init_key, fit_key, x_key, test_key = jax.random.split(key, 4)
   oracle = law()
   params = Layers().init(init_key, jnp.zeros((1, TOKENS)), jnp.zeros((1, TOKENS)))['params']
-  batch = lambda key: {'x': oracle.sample(key, 128)}
+
+  def batch(key):
+    return {'x': oracle.sample(key, 128)}
+
   params = fit(fit_key, objective(levels, align), params, batch, steps=2000)
   level, _ = one_level(test_key, (4000, TOKENS), dj.uniform_times, SCHEDULE)
   x0 = oracle.sample(x_key, 4000)
   xt = dj.q_sample(x0, jax.random.normal(test_key, x0.shape), level)
-  error = NETWORK.output(params, xt, level) - oracle.velocity(xt, level._replace(
-    t=level.t[:, 0], alpha=level.alpha[:, 0], sigma=level.sigma[:, 0]))
+  of_all = jax.tree.map(lambda a: a[:, 0], level)
+  error = NETWORK.output(params, xt, level) - oracle.velocity(xt, of_all)
   return jnp.log(jnp.square(error).mean())
 
 
