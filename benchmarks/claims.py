@@ -23,7 +23,7 @@ class Claim(NamedTuple):
   """A claim: numbers[of] - numbers[than] lies between low and high.
 
   words: of docs/claims.md, with the unit of the difference. placebo: two numbers in the same unit
-  that differ by their key alone.
+  that only differ by their key.
   """
 
   words: str
@@ -249,7 +249,7 @@ def smallest(pilot: Iterable[dict[str, float]], claim: Claim, seeds: int) -> flo
 
 
 def verdict(found: Interval, claim: Claim, could_see: float) -> str:
-  """Says whether an interval lies in that of the claim, outside of it, or neither."""
+  """Says whether an interval lies inside the claim's, outside, or neither."""
   low, high = found.mean - found.half, found.mean + found.half
   if claim.low < low and high < claim.high:
     return 'held'
@@ -314,7 +314,7 @@ HEAD = [
 
 def main():
   """Runs papers in turn, and prints their lines of the table."""
-  parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+  parser = argparse.ArgumentParser(description='Measures what papers claim, and judges it.')
   parser.add_argument('papers', nargs='*', metavar='paper', help=f'of {", ".join(PAPERS)}')
   parser.add_argument('--seeds', type=int, help='of each set, 2 or more; else 6 or 24')
   given = parser.parse_args()

@@ -43,19 +43,19 @@ def check_zero_mean(x, errors=4.5):
   'path', sorted((ROOT / 'examples/papers').glob('*.py')), ids=lambda p: p.stem
 )
 def test_a_paper_has_80_lines_of_code(path):
-  """Beside docstrings, comments and empty lines."""
+  """Docstrings, comments and empty lines are not counted."""
   text = path.read_text()
   documented = (ast.Module, ast.FunctionDef, ast.ClassDef)
   words = set()
   for node in ast.walk(ast.parse(text)):
     if isinstance(node, documented) and ast.get_docstring(node):
-      words.update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+      words.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
   lines = [x for i, x in enumerate(text.splitlines(), 1) if i not in words]
   assert sum(bool(x.partition('#')[0].strip()) for x in lines) <= 80
 
 
 def test_the_best_denoiser_of_many_dimensions_is_that_of_the_plane(key):
-  """A mixture of R^6 with 1e-7 of variance beside the plane."""
+  """A mixture of R^6 with a variance of 1e-7 outside the plane."""
   keys, flat = jax.random.split(key, 3), jit.moons()
   basis = np.asarray(jit.plane(keys[0], 6), np.float64)
   weights, means, covs = oracles.moments(flat)
@@ -102,7 +102,7 @@ def test_a_gap_of_steps_over_n_has_the_slope_1(key):
 
 
 def test_a_window_of_one_pixel_knows_the_grey_levels(key):
-  """All pixels are then draws of one law, that of the grey levels of the training set."""
+  """All pixels are then draws of one law, the grey levels of the training set."""
   pictures = jax.random.normal(key, (3, 8, 8, 1))
   xt = jax.random.normal(jax.random.fold_in(key, 1), (2, 8, 8, 1))
   found = mosaic.local(pictures, 1)(xt, FLOW(0.5)).x0
@@ -143,8 +143,8 @@ def test_drifting_of_two_points(key):
   found = drifting.field(jnp.zeros((n, 2)), jnp.tile(b, (m, 1)))
   assert_allclose(found, np.tile(pull * push * np.asarray(b), (n, 1)), rtol=1e-3)
   assert_allclose(drifting.field(jnp.tile(b, (n, 1)), jnp.tile(b, (m, 1))), 0.0, atol=1e-6)
-  points = jnp.zeros((5, 2)), jnp.tile(b, (7, 1))
-  assert_allclose(drifting.energy_distance(*points), 2 * 0.5, rtol=1e-4)
+  found = drifting.energy_distance(jnp.zeros((5, 2)), jnp.tile(b, (7, 1)))
+  assert_allclose(found, 2 * 0.5, rtol=1e-4)
   x = jax.random.normal(key, (50, 3))  # of itself: 2 (1 - n / (n - 1)) of the mean distance
   mean = np.linalg.norm(np.asarray(x)[:, None] - np.asarray(x)[None], axis=-1).mean()
   assert_allclose(drifting.energy_distance(x, x), -2.0 * mean / 49, rtol=1e-3)

@@ -1,6 +1,6 @@
 """Contrastive flow matching (Stoica et al. 2025, arXiv 2506.05350): what law does it draw from?
 
-Its loss is |v - u|^2 - share |v - u'|^2 with u = eps - x_0 and u' that of another example. The
+Its loss is |v - u|^2 - share |v - u'|^2 with u = eps - x_0 and u' of another example. The
 minimum is (E[u | x_t] - share E[u']) / (1 - share): another velocity, and so another law. On
 N(0, s^2) the ODE multiplies log std by 1 / (1 - share), so that its draws have the standard
 deviation s^(1 / (1 - share)).

@@ -3,7 +3,7 @@
 A generator x = f(eps) is moved along a field V of its batch, |x - sg(x + V(x))|^2: V attracts to
 real examples near x and repels from generated ones, with weights of a softmax over both axes. V is
 antisymmetric, so that it vanishes where both sets are the same. The data are the digits of
-scikit-learn, 64 pixels; the error is the energy distance of 1,000 draws to held-out digits, beside
+scikit-learn, 64 pixels; the error is the energy distance of 1,000 draws to held-out digits, and of
 rectified flow with the same network, steps and batch.
 
   python -m benchmarks.claims drifting

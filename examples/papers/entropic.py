@@ -1,4 +1,4 @@
-"""Entropic times (Stancevic, Handke & Ambrogioni 2025, arXiv 2504.13612) beside EDM's grid.
+"""Entropic times (Stancevic, Handke & Ambrogioni 2025, arXiv 2504.13612) and EDM's grid.
 
 Sampling steps of equal information have H[x_0 | x_t] falling by equal amounts. With x_t = x_0 +
 sigma eps the slope of H in log sigma is mmse(sigma) / sigma^2, which a training loss estimates and

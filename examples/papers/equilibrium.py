@@ -3,7 +3,7 @@
 A field without time is fitted to c(t) (eps - x_0), which vanishes at clean data, and a sample is
 where its descent rests. On N(0, s^2 I_D) the minimum is f(x) = g(|x|) x in closed form: the mean of
 that target over the posterior of t. It points away from the mean everywhere, so that its descent
-ends there: a law of normals is no set of resting points.
+ends there, and not at the law.
 
   python -m benchmarks.claims equilibrium
 """

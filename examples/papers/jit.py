@@ -1,6 +1,6 @@
 """JiT (Li & He 2025, arXiv 2511.13720): predicting x_0 survives tokens wider than the network.
 
-Two moons lie in a plane of R^D. The best denoiser of R^D is that of the plane, applied to the
+Two moons lie in a plane of R^D. The best denoiser of R^D is the plane's, applied to the
 projection: its error does not grow with D, and a network of x_0 need not know the rest. eps and the
 velocity fill R^D, which a network of fewer channels cannot pass on. All three minimise the loss in
 the velocity, and their distance to the exact denoiser is exact.
@@ -71,7 +71,7 @@ CASES = {'x': ('x0', WIDE), 'eps': ('eps', WIDE), 'v': ('flow', WIDE), 'narrow x
 
 
 def track(seed: int) -> dict[str, float]:
-  """Measures log distances in R^128 of a network of 32 channels, and that of x in R^2."""
+  """Measures log distances in R^128 of a network of 32 channels, and of x in R^2."""
   keys = jax.random.split(jax.random.key(seed), 2)
   found = {name: float(trained_distance(keys[0], *case)) for name, case in CASES.items()}
   return found | {'again': float(trained_distance(keys[1], *CASES['x']))}

@@ -2,8 +2,8 @@
 
 Networks of one size are trained on n examples with batches of one size. The share of a loss on the
 training set is 0 as by the exact denoiser of the law, and 1 as by the denoiser that memorises; the
-time of memorising is the step at which it passes 0.1. If it depends on step / n alone, the slope of
-log time over log n is 1.
+time of memorising is the step at which it passes 0.1. If it depends on step / n, the slope of log
+time over log n is 1.
 
   python -m benchmarks.claims memorising
 """

@@ -60,7 +60,9 @@ def local(examples, width: int = 5) -> dj.Denoiser:
 
   def denoise(xt, level):
     at = level.expand_to(xt)
-    near = at.alpha * (windows(xt, width) @ patches.T) - 0.5 * at.alpha**2 * square[None, None, None]
+    near = (
+      at.alpha * (windows(xt, width) @ patches.T) - 0.5 * at.alpha**2 * square[None, None, None]
+    )
     weight = jax.nn.softmax(near / at.sigma**2, axis=-1)
     return Prediction(weight @ patches[:, width**2 // 2 :][:, :1])
 

@@ -1,4 +1,4 @@
-"""DiffusionNFT (Zheng et al. 2025, arXiv 2509.16117) beside Flow-GRPO (arXiv 2505.05470).
+"""DiffusionNFT (Zheng et al. 2025, arXiv 2509.16117) and Flow-GRPO (arXiv 2505.05470).
 
 The model draws from N(0, 1) exactly, and the reward is x. With a linear optimality r the minimum
 of DiffusionNFT's loss is the velocity of a shifted Gaussian, which is the law tilted by exp(a r):
