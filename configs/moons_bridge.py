@@ -48,4 +48,5 @@ def get_config(arg=''):
   config.network = section('mlp', channels=128)
   config.sampling.update(num_samples=1000, batch_size=1000)
   config.evaluation.update(metrics=('sliced_w2', 'energy'), num_generated=1000, reference='test')
+  config.training.band = 'configs/bands/moons_bridge.json'
   return config
