@@ -119,7 +119,7 @@ def test_each_step_is_drawn_as_often_as_expected(steps):
   share = 0.9 * terms / terms.sum() + 0.1 / 39
   grid = (np.arange(2000, dtype=np.float32) + 0.5) / 2000
   with mock.patch.object(jax.random, 'uniform', lambda u: u):
-    draw = jax.jit(elbo._draw_steps, static_argnums=2)
+    draw = jax.jit(elbo.draw_steps, static_argnums=2)
     drawn, expected = map(np.asarray, draw(grid, levels, steps))
   assert_allclose(expected, steps * share, rtol=1e-4)
   assert drawn.shape == (steps, 2000) and (np.diff(drawn, axis=0) >= 0).all()
