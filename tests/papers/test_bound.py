@@ -100,7 +100,7 @@ def test_some_of_the_steps_are_terms_of_the_whole(key):
 
   whole, some, turned = of_steps(None), of_steps(5), of_steps(5, slice(None, None, -1))
   assert_allclose(turned['total'][::-1], some['total'], rtol=1e-5)
-  draw = jax.jit(elbo._draw_steps, static_argnums=2)
+  draw = jax.jit(elbo.draw_steps, static_argnums=2)
   _, expected = draw(keys, p.at_step(p.steps), 5)
   draws = some['diffusion'][:, 1:] / whole['diffusion'][:, 1:]
   draws *= np.asarray(expected)
