@@ -72,6 +72,7 @@ def draw(
   x_label: str = 'step',
   y_label: str = '',
   log: str = '',
+  *,
   areas: Sequence[Area] = (),
 ) -> Chart:
   """Draws a chart with words at the ends of its lines, or a legend if they are too long or many.

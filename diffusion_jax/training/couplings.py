@@ -53,7 +53,7 @@ def paired(
     metrics = {'column_error': jnp.broadcast_to(error, len(y))}
   else:
     index, metrics = coupling(key, x0, y, cond), {}
-    is_whole = jnp.issubdtype(getattr(index, 'dtype', None), jnp.integer)
+    is_whole = jnp.issubdtype(getattr(index, 'dtype', float), jnp.integer)
     if not is_whole or index.shape != (len(x0),):
       raise ValueError(
         f'coupling(key, x0, y, cond) must return i, whole numbers [{len(x0)}], such that x0[b] is '
