@@ -29,7 +29,10 @@ def table():
   for line in page[page.index(HEADER) :].partition('\n\n')[0].splitlines()[2:]:
     name, *cells = line.strip('| ').split(' | ')
     files, rows = (tuple(re.findall('`(.+?)`', cell)) for cell in cells)
-    configs = tuple(x.removeprefix('configs/') for x in files if x.startswith('configs/'))
+    of_configs = [x for x in files if x.startswith('configs/')]
+    bands = [x for x in of_configs if x.endswith('.json')]
+    assert all((ROOT / path).exists() for path in bands)
+    configs = tuple(x.removeprefix('configs/') for x in of_configs if x not in bands)
     things[name] = tuple(x for x in files if not x.startswith('configs/')), rows, configs
   return things
 

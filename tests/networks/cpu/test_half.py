@@ -339,7 +339,7 @@ def of_block(kind):
     module = transformer_block.Block(4, dtype=jnp.bfloat16)
     tokens, c = jnp.zeros((4, 16, 32), jnp.bfloat16), jnp.zeros((4, 32), jnp.bfloat16)
     run = lambda method, start: method(
-      start, (tokens, None), transformer_block.Beside(c), None, None
+      start, (tokens, None, None), transformer_block.Beside(c), None, None
     )
   params = jax.eval_shape(lambda key: run(module.init, key), jax.random.key(0))
 
