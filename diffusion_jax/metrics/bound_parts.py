@@ -32,17 +32,16 @@ from diffusion_jax.core.path_bound import share_of_noise
 from diffusion_jax.core.process import Variance
 from diffusion_jax.data.sources import Source
 from diffusion_jax.declared import declares
-from diffusion_jax.metrics import plots
+from diffusion_jax.metrics import losses, plots
 from diffusion_jax.metrics.estimates import mean
 from diffusion_jax.metrics.likelihoods import DiffusionModel
-from diffusion_jax.metrics.losses import MOST_EXAMPLES
 from diffusion_jax.metrics.metric import Arrays, ExampleArrays, ModelMetric, Score, as_json, table
 from diffusion_jax.ranges import Count, Size
 from diffusion_jax.testing import floors
 from diffusion_jax.testing.oracles import Mixture
 
 Array = jax.Array
-QUARTERS: tuple[str, ...] = 't 3/4 to 1', 't 1/2 to 3/4', 't 1/4 to 1/2', 't 0 to 1/4'
+QUARTERS = losses.QUARTERS[::-1]  # as the bound passes them, from noise
 ABOUT = {
   'entropy': 'of the data, which no model can save',
   'prior': 'what the noise at t = 1 is not',
@@ -79,7 +78,7 @@ class ModelOfLaw(DiffusionModel, Protocol):
   needs_denoiser=True,
 )
 def bound_parts(
-  num_times: Size = 8, draws: Size = 16, num_steps: Count = 0, examples: Size = MOST_EXAMPLES
+  num_times: Size = 8, draws: Size = 16, num_steps: Count = 0, examples: Size = losses.MOST_EXAMPLES
 ) -> ModelMetric:
   """Parts of the bound, in nats or bits per number.
 
@@ -103,8 +102,8 @@ def bound_parts(
     return {'floors': fitted.of('linear')}
 
   def measure(model: ModelOfLaw) -> ExampleArrays:
-    if (count := _steps_of(model)) < 2:
-      raise ValueError(f'num_steps is {count}: the bound has parts with 2 steps or more')
+    if (count := _steps_of(model)) <= len(QUARTERS):
+      raise ValueError(f'num_steps is {count}: the bound has parts with 5 steps or more')
     values, law = model.facts.x, model.law
     last = 0.0 if model.starts_noisy else 1.0 / count
     unit = TOTALS[0 if values.levels else 1]
@@ -113,7 +112,7 @@ def bound_parts(
       schedule, denoise = model.schedule(params), model.denoiser(params, cond)
       denoise = dj.clip_denoised(denoise) if model.clips else denoise
       path_keys, step_keys, noise_keys = split_key(keys, 3)
-      ends = schedule(jnp.linspace(1.0, last, 1 + len(QUARTERS), dtype=x0.dtype))
+      ends = schedule(jnp.asarray([1.0, 0.75, 0.5, 0.25, last], x0.dtype))
 
       def by_quarter(denoise) -> dict[str, Array]:
         # All denoisers have the same levels and noises.
@@ -284,11 +283,11 @@ def above_linear(arrays: Arrays) -> list[Score]:
 
 def report(arrays: Arrays, out: Path) -> Json:
   """Prints, draws and returns the parts."""
-  parts, linear = parts_of(arrays), above_linear(arrays)
+  parts, linear, unit = parts_of(arrays), above_linear(arrays), compute(arrays)[0].note
   print(table([*parts, *linear]))
   plots.plot_parts(
     out / 'parts.png',
     [(x.name, x.estimate.value, x.estimate.error) for x in parts],
-    compute(arrays)[0].note,
+    unit,
   )
-  return {'parts': as_json(parts), 'above_linear': as_json(linear)}
+  return {'unit': unit, 'parts': as_json(parts), 'above_linear': as_json(linear)}

@@ -2,6 +2,7 @@
 
 import functools
 import types
+from typing import Any
 
 import jax
 import numpy as np
@@ -150,8 +151,8 @@ def test_what_is_not_known_is_one_part():
   assert above[-1].estimate == part('a mixture', 't 0 to 1/4', True)
 
 
-def test_one_step_has_no_parts():
-  model = types.SimpleNamespace(schedule_steps=1000)
-  with pytest.raises(ValueError, match='num_steps is 1: the bound has parts with 2 steps or more'):
-    bound_parts.bound_parts(num_steps=1).measure(model)
+def test_few_steps_have_no_quarters():
+  model: Any = types.SimpleNamespace(schedule_steps=1000)
+  with pytest.raises(ValueError, match='num_steps is 4: the bound has parts with 5 steps or more'):
+    bound_parts.bound_parts(num_steps=4).measure(model)
   assert bound_parts.bound_parts(num_times=2, draws=3).calls(model, None) == 14

@@ -123,7 +123,7 @@ _ROWS = (
     single_host=False,
     writes=True,
   ),
-  _mode('explain', 'evaluation', 'sampling', uses_a_run=True, single_host=False, writes=True),
+  _mode('explain', 'evaluation', 'sampling', uses_a_run=True, writes=True),
   _mode('average', 'average', uses_a_run=True, computes=False),
   _mode('band', 'band', *_OF_TRAINING, for_training=True, trains=True),
   _mode('report', 'report', 'sampling', uses_a_run=True, writes=True),

@@ -22,17 +22,19 @@ from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data import image_sets
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import plots, references as of_real, scoring
-from diffusion_jax.metrics.distances import UNIT, Apart, apart, difference, distance
+from diffusion_jax.metrics.distances import MOST, UNIT, Apart, apart, difference, distance
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import Score, as_json, table
 from diffusion_jax.metrics.scoring import Space
-from diffusion_jax.runtime import processes, run_folder
+from diffusion_jax.runtime import run_folder
 from diffusion_jax.runtime.files import write_summed
 
 BOUND = 'bound_parts'
 MORE = 4  # times as many steps
 # If evaluation.num_generated and .num_images are not set: of each set, and of the bound.
 _SAMPLES, _EXAMPLES = 500, 200
+# Fields of evaluation that the mode decides.
+DECIDED = {'metrics': ('fd',), 'sweep': '', 'floor': True}
 NOW, NETWORK, FLOOR = 'as it is drawn', 'the network', 'other real examples'
 
 
@@ -66,10 +68,8 @@ def main(run: Run) -> None:
     sets[change.name], drawn[change.name] = features_of(run, fields, beside)
   for change in others:
     sets[change.name], drawn[change.name] = features_of(run, change.fields, beside)
-  if processes.is_first():
-    sets[FLOOR] = beside.space.reference['held_out']
-    write(run, beside.space, sets, drawn, steps, others)
-  processes.wait_for_all('the parts of a distance')
+  sets[FLOOR] = beside.space.reference['held_out']
+  write(run, beside.space, sets, drawn, steps, others)
   if has_bound(run.model):
     c = run.model.config
     changes = {'evaluation.metrics': (BOUND,), 'evaluation.floor': False}
@@ -83,8 +83,8 @@ def main(run: Run) -> None:
 def prepared(run: Run) -> tuple[Run, FeatureSpace]:
   """Returns the run with the number of samples that are compared, and what they are beside.
 
-  Raises UserError for a model whose samples have no features, and for fewer than two samples or
-  examples of the other split.
+  Raises UserError for a model whose samples have no features, for fewer than two samples or
+  examples of the other split, and for a flag that is not read.
   """
   model, x = run.model, run.model.facts.x
   fd = None if x.is_text or x.tokens else model.schema.metrics.get('fd')
@@ -93,11 +93,20 @@ def prepared(run: Run) -> tuple[Run, FeatureSpace]:
       f'--mode=explain compares features of samples, and those of {model.schema.kind} of these '
       'data have none: take --mode=evaluate'
     )
+  for field in DECIDED:
+    if f'evaluation.{field}' in run.given:
+      value = model.config.evaluation[field]
+      raise UserError(
+        f'config.evaluation.{field}={value!r} has no effect with --mode=explain: leave it out'
+      )
   few = {f'evaluation.{name}': min(_SAMPLES, x) for name, x in fewer(model).items()}
-  config = store.with_fields(
-    model.config,
-    {'evaluation.metrics': ('fd',), 'evaluation.floor': True, **few},
-  )
+  config = store.with_fields(model.config, {f'evaluation.{n}': x for n, x in DECIDED.items()} | few)
+  if config.evaluation.num_generated > MOST:
+    print(f'{MOST:,} samples are drawn: their pairs are compared')
+    config = store.with_fields(config, {'evaluation.num_generated': MOST})
+  metrics = ('fd', BOUND) if has_bound(model) else ('fd',)
+  both = store.with_fields(config, {'evaluation.metrics': metrics})
+  cells.points_of(Run(run.changed(both).model, run.given))  # refuses flags that nothing reads
   model = run.changed(config).model
   model.check('evaluate')
   scored = scorers.of_samples(model)
@@ -158,8 +167,6 @@ def features_of(run: Run, fields: Json, beside: FeatureSpace) -> tuple[np.ndarra
   config = store.with_fields(run.model.config, fields)
   drawing = cells.drawing(config, cells.drawn_for_samples(config))
   path = evaluate.draw(run, drawing, compared=beside.conditions)
-  if not processes.is_first():
-    return np.zeros((0, 0)), {}
   about, size = provenance.read(path), run.model.config.evaluation.batch_size
   stored = image_sets.read(path, set(), any_shape=not run.model.facts.x.is_picture)
   kept = path.with_name(f'{path.stem}.{beside.name}.npz')

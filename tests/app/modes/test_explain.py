@@ -8,9 +8,11 @@ import pytest
 
 from diffusion_jax.app.modes import MODES, explain
 from diffusion_jax.app.modes.explain import FLOOR, NETWORK, NOW, Change
+from diffusion_jax.app.run.weights import Run
 from diffusion_jax.metrics.distances import Apart, distance
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import Score
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import of_run, refused, trial, untrained
 from tests.app.fields import typed
 
@@ -86,3 +88,19 @@ def test_what_has_no_features_is_refused(tmp_path):
   run = untrained(trial('digits_classifier'), tmp_path / 'run')
   text = refused('', lambda: MODES['explain'](of_run(run), run))
   assert '--mode=explain compares features of samples' in text
+
+
+@pytest.mark.parametrize(
+  'flags, words',
+  [
+    ('evaluation.metrics=kid', 'has no effect with --mode=explain: leave it out'),
+    ('evaluation.sweep=num_steps=4,8', 'has no effect with --mode=explain: leave it out'),
+    ('evaluation.num_pairs=20', 'config.evaluation.num_pairs=20 has no effect'),
+    ('evaluation.num_generated=1', 'needs 2 samples and 2 held-out examples: there are 1'),
+  ],
+)
+def test_a_flag_that_is_not_read_is_refused(flags, words, averaged, tmp_path):
+  run = shutil.copytree(averaged, tmp_path / 'run')
+  fields = typed(f'{flags} evaluation.features=pixels')
+  opened = Run(Run.open(of_run(run, **fields), RunFolder.at(run)).model, {*fields})
+  assert words in refused('', explain.main, opened)
