@@ -74,7 +74,7 @@ PAPERS = {
         0.1,
       ),
       Claim(
-        'and smaller than that of the denoiser that memorises: log ratio',
+        "and smaller than the memorising denoiser's: log ratio",
         'memorised',
         'closed',
         ('again', 'noisy'),

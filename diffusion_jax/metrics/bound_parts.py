@@ -7,9 +7,9 @@ information I(x_0; z) with respect to the SNR (Guo, Shamai & Verdu 2005). A boun
   entropy of q + KL(q(z_1) || p(z_1)) + 1/2 integral of (mse - mmse) d snr
   + what the decoder loses + what finite steps cost,
 
-whose parts but the first are 0 for the best model. Where q is not known the errors of
-a linear denoiser stand beside the network's, and the entropy cannot be told from what
-an exact denoiser would save.
+whose parts but the first are 0 for the best model. Where q is not known the network is
+compared with a linear denoiser, and the entropy cannot be told from what an exact denoiser
+would save.
 """
 
 import functools
@@ -83,7 +83,7 @@ def bound_parts(
   """Parts of the bound, in nats or bits per number.
 
   num_times: levels of each example in each quarter of t; draws: steps of each example whose
-  cost is compared with that of infinitely many. num_steps: T, by default of the schedule, or
+  cost is estimated. num_steps: T, by default of the schedule, or
   else 1000. examples: from which the linear denoiser is made, where the law is not known.
   """
 

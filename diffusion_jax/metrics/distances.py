@@ -43,7 +43,7 @@ def distance(x: Apart) -> Estimate:
 
 
 def difference(x: Apart, y: Apart, paired: bool = True) -> Estimate:
-  """Returns the distance of x less that of y.
+  """Returns the difference of two distances, x less y.
 
   paired: row i of both began with the same noise, so that the difference has a smaller error.
   """
@@ -54,8 +54,8 @@ def difference(x: Apart, y: Apart, paired: bool = True) -> Estimate:
 
 
 def _mean_of_pairs(pairs):
-  # Returns the mean of pairs [N, N] but the diagonal, and its error as of a U-statistic, with
-  # the second order, which is all where samples have the law of the reference.
+  # Returns the mean of pairs [N, N] but the diagonal, a U-statistic, and its error. The second
+  # order is the whole error where samples have the law of the reference.
   n = len(pairs)
   mean = pairs.sum() / (n * (n - 1))
   rows = pairs.sum(axis=1) / (n - 1)

@@ -57,7 +57,7 @@ class Kept(NamedTuple):
     return Kept(self.left - 1, jnp.where(self.left == 0, tokens, self.tokens))
 
 
-# Tokens x, those of a text, and what is kept of x.
+# Tokens x, text tokens, and what is kept of x.
 Carry = tuple[Array, Array | None, Kept | None]
 
 

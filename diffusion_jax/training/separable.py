@@ -49,7 +49,7 @@ def check_objective(objective: Objective, params: Params, frozen: Params, batch:
     )
     if was != now:
       raise ValueError(
-        f'update(state, records) must return a state like that of init(), {kind_of(state)}, not '
+        f'update(state, records) must return a state as init() does, {kind_of(state)}, not '
         f'{kind_of(after)}'
       )
 
@@ -130,7 +130,7 @@ def check_separable(
   two['x'] = rng.standard_normal(two['x'].shape).astype(np.float32)
 
   def losses(drawn, frozen, key, batch):
-    # Zeros are no arguments, so that those which nothing reads take no memory.
+    # Zeros are made here, so that unread ones take no memory.
     params = drawn | jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), zeros)
     context = Context(0, params, frozen, objective.init())
     inputs, keys = objective.draw(key, batch, context)

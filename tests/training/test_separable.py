@@ -148,7 +148,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
   ),
   'another state': (
     {'update': lambda state, records: (state, records), 'init': lambda: jnp.zeros(2)},
-    'update(state, records) must return a state like that of init(), an array [2], not a tuple of',
+    'update(state, records) must return a state as init() does, an array [2], not a tuple of',
   ),
 }
 

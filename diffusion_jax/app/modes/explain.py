@@ -81,7 +81,7 @@ def main(run: Run) -> None:
 
 
 def prepared(run: Run) -> tuple[Run, FeatureSpace]:
-  """Returns the run with the number of samples that are compared, and what they are beside.
+  """Returns the run with the number of samples that are compared, and their reference.
 
   Raises UserError for a model whose samples have no features, for fewer than two samples or
   examples of the other split, and for a flag that is not read.
@@ -94,11 +94,10 @@ def prepared(run: Run) -> tuple[Run, FeatureSpace]:
       'data have none: take --mode=evaluate'
     )
   for field in DECIDED:
-    if f'evaluation.{field}' in run.given:
-      value = model.config.evaluation[field]
-      raise UserError(
-        f'config.evaluation.{field}={value!r} has no effect with --mode=explain: leave it out'
-      )
+    path = f'evaluation.{field}'
+    value = store.set_in(model.config, model.run, path) if path in run.given else None
+    if value is not None:
+      raise UserError(f'config.{path}={value} has no effect with --mode=explain: leave it out')
   few = {f'evaluation.{name}': min(_SAMPLES, x) for name, x in fewer(model).items()}
   config = store.with_fields(model.config, {f'evaluation.{n}': x for n, x in DECIDED.items()} | few)
   if config.evaluation.num_generated > MOST:

@@ -47,7 +47,7 @@ def test_trainings_of_a_band_differ_in_all_but_what_is_held_out(band):
 
 
 def test_a_band_that_was_interrupted_goes_on(band, tmp_path, monkeypatch):
-  """The second of its trainings is stopped after a step; the curves are those of `band`."""
+  """The second of its trainings is stopped after a step; the curves equal `band`."""
   folder, _ = band
   shutil.copytree(folder / '0', tmp_path / '0')
   calls = iter(range(100))
@@ -78,7 +78,7 @@ class Stopping:
 
 
 def test_a_training_is_compared_with_a_band(band, tmp_path, capsys):
-  """Its losses are those of a training without; the line says where they are expected."""
+  """Its losses equal a training's without one; the line says where they are expected."""
   folder, _ = band
   path = str(folder / bands.FILE)
   fields = FIELDS | {'seed': 7, 'training.band': path}

@@ -184,7 +184,7 @@ def test_every_config_has_a_band_or_a_reason():
 
 @pytest.mark.parametrize('name', WITH_BAND)
 def test_a_config_is_that_of_its_band(name, tmp_path):
-  """A config whose curves would change fails until its band is made anew: --mode=band."""
+  """A config whose curves would change fails until --mode=band makes its band again."""
   one = read(name)
   file = BANDS[one.training.band]
   band, content = bands.read(one.training.band), read_summed(file)
