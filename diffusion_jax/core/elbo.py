@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from diffusion_jax.core.arguments import as_float, check_same_shape, sum_data_axes
 from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.denoiser import Denoiser, predict
-from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
+from diffusion_jax.core.keys import draw_normal, fold_each, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, check_one_level, clean_level
 from diffusion_jax.core.normal import Cdf, Normal, discretized_log_prob, kl
 from diffusion_jax.core.process import Variance, p_reverse, q_posterior, q_sample, reverse_variance
@@ -244,7 +244,7 @@ def _make_terms_at(at_step, first, num_steps, variance, decoder, x0):
   def terms_at(keys, denoise, step, decodes, counts):
     def evaluate():
       # The noise depends on the step only, not on the other drawn steps.
-      step_keys = jax.vmap(jax.random.fold_in)(keys, step)
+      step_keys = fold_each(keys, step)
       xt = q_sample(x0, draw_normal(step_keys, x0), at_step(step))
       prediction = predict(denoise, xt, at_step(step))
       nats = jax.lax.cond(decodes, decode, transition, step, xt, prediction)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable
 import jax
 import jax.numpy as jnp
 from jax.extend.random import define_prng_impl
+from jax.typing import ArrayLike
 
 from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.core.checked import A_KEY, Key, is_key
@@ -19,10 +20,11 @@ from diffusion_jax.meshes import on_auto_axes, placed_as, whole_on_each
 Array = jax.Array
 
 
-def fold_each(key: Key, index: Array) -> Array:
-  """Folds index i [B] into one key, or into key i [B]; returns keys [B]."""
-  key = _typed(key)
-  return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0))(key, index)
+def fold_each(key: Key, index: ArrayLike) -> Array:
+  """Folds an index, [] or [B], into a key, [] or [B], of which one is [B]; returns keys [B]."""
+  key, index = _typed(key), jnp.asarray(index)
+  axes = tuple(0 if x.ndim else None for x in (key, index))
+  return jax.vmap(jax.random.fold_in, axes)(key, index)
 
 
 def abstract_key() -> jax.ShapeDtypeStruct:

@@ -19,7 +19,7 @@ from jax.core import Tracer
 from diffusion_jax.core.arguments import as_float, weighted_sum
 from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.denoiser import Denoiser, predict
-from diffusion_jax.core.keys import draw_normal, draw_uniform, key_per_example, split_key
+from diffusion_jax.core.keys import draw_normal, draw_uniform, fold_each, key_per_example, split_key
 from diffusion_jax.core.levels import (
   Grid,
   NoiseLevel,
@@ -72,7 +72,7 @@ def path_bound(
 
   def term(i):
     level, weight = _at((i + 1.0 - u) / num_times, path, schedule)
-    eps = draw_normal(jax.vmap(lambda k: jax.random.fold_in(k, i))(keys), x0)
+    eps = draw_normal(fold_each(keys, i), x0)
     xt = q_sample(x0, eps, level)
     square = jnp.square(x0 - predict(denoise, xt, level).x0)
     return weighted_sum(weight, square - share_of_noise(eps, level.expand_to(x0)))

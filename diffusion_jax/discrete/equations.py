@@ -19,7 +19,7 @@ from diffusion_jax.core.arguments import (
 )
 from diffusion_jax.core.checked import Key, checked, needed
 from diffusion_jax.core.denoiser import Network, NetworkFn
-from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
+from diffusion_jax.core.keys import draw_uniform, fold_each, key_per_example, split_key
 from diffusion_jax.core.levels import Grid, NoiseLevel, Schedule, clean_level, select_level
 from diffusion_jax.discrete.transitions import StateProcess, States
 from diffusion_jax.ranges import Several
@@ -301,7 +301,7 @@ def state_bound(
 
   def term(step):
     level_s, level_t = levels.take(num_steps - step + 1), levels.take(num_steps - step)
-    step_keys = jax.vmap(lambda k: jax.random.fold_in(k, step))(keys)
+    step_keys = fold_each(keys, step)
     xt = q_sample_states(step_keys, x0, process, level_t)
     return transition_kl_states(denoise(xt, level_t), x0, xt, process, level_s, level_t)
 

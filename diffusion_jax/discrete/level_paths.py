@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import as_float
-from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
+from diffusion_jax.core.keys import draw_uniform, fold_each, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.process import noisy_time
 
@@ -77,7 +77,7 @@ def mean_on_path(
     place = place_on(schedule, levels, step, rest**power)
     density = (power * rest ** (power - 1)).reshape(-1, *[1] * (place.speed.ndim - 1))
     place = place._replace(speed=density * place.speed)
-    return term(jax.vmap(lambda k: jax.random.fold_in(k, i))(keys), place)
+    return term(fold_each(keys, i), place)
 
   return jnp.mean(jax.lax.map(at, jnp.arange(num_places)), axis=0)
 

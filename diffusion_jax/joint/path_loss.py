@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.checked import Key, checked
-from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
+from diffusion_jax.core.keys import draw_uniform, fold_each, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, clean_level, select_level
 from diffusion_jax.discrete.level_paths import place_on, spread
 from diffusion_jax.joint.network import JointNetwork
@@ -55,7 +55,7 @@ def path_loss(
 
   def term(i):
     step, rest = spread(u, v, i, num_times, num_steps)
-    own = split_key(jax.vmap(lambda k: jax.random.fold_in(k, i))(keys), len(names))
+    own = split_key(fold_each(keys, i), len(names))
     xt, noise, level, speed = {}, {}, {}, {}
     for name, noise_key in zip(names, own, strict=True):
       place = place_on(variables[name].schedule, levels[name], step, rest)

@@ -26,7 +26,7 @@ from diffusion_jax.aliases import Json, Params
 from diffusion_jax.core.arguments import expand_to, sum_data_axes, weighted_sum
 from diffusion_jax.core.denoiser import Prediction, predict
 from diffusion_jax.core.elbo import draw_steps
-from diffusion_jax.core.keys import draw_normal, draw_uniform, key_per_example, split_key
+from diffusion_jax.core.keys import draw_normal, draw_uniform, fold_each, key_per_example, split_key
 from diffusion_jax.core.normal import Normal, log_prob
 from diffusion_jax.core.path_bound import share_of_noise
 from diffusion_jax.core.process import Variance
@@ -118,7 +118,7 @@ def bound_parts(
         # All denoisers have the same levels and noises.
         def nats(i):
           path = jax.tree.map(lambda *pair: jnp.stack(pair), ends.take(i), ends.take(i + 1))
-          keys = _folded(path_keys, i)
+          keys = fold_each(path_keys, i)
           return dj.path_bound(keys, denoise, schedule, path, x0, num_times=num_times)
 
         rows = jax.lax.map(nats, jnp.arange(len(QUARTERS)))
@@ -191,7 +191,7 @@ def cost_of_steps(
   def cost(row):
     i, step, weight = row
     level_s, level_t = at_step(step - 1), at_step(step)
-    eps = draw_normal(_folded(noise_keys, i), x0)
+    eps = draw_normal(fold_each(noise_keys, i), x0)
 
     def at(level):
       xt = dj.q_sample(x0, eps, level)
@@ -203,7 +203,9 @@ def cost_of_steps(
     of_noise = share_of_noise(eps, level_t.expand_to(x0))
     of_step -= weighted_sum(0.5 * (level_s.snr - level_t.snr), of_noise)
     start, end = jnp.log1p(level_t.snr), jnp.log1p(level_s.snr)
-    rate = start + (end - start) * draw_uniform(_folded(path_keys, i), jnp.zeros(len(x0), x0.dtype))
+    rate = start + (end - start) * draw_uniform(
+      fold_each(path_keys, i), jnp.zeros(len(x0), x0.dtype)
+    )
     within = schedule.from_logsnr(jnp.log(jnp.expm1(rate)))
     square = jnp.square(x0 - at(within)[1].x0) - share_of_noise(eps, within.expand_to(x0))
     integral = weighted_sum(0.5 * (end - start) * jnp.exp(rate), square)
@@ -212,10 +214,6 @@ def cost_of_steps(
   rows = jnp.concatenate((first, drawn))
   table = jnp.arange(len(rows)), rows, jnp.concatenate(weights)
   return jnp.sum(jax.lax.map(cost, table), axis=0)
-
-
-def _folded(keys, i):
-  return jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
 
 
 def log_flat(x0: Array, z0: Array, level: dj.NoiseLevel) -> Array:

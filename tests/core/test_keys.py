@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from diffusion_jax.core.keys import as_one_key, draw_normal, key_per_example, split_key
+from diffusion_jax.core.keys import (
+  as_one_key,
+  draw_normal,
+  fold_each,
+  key_per_example,
+  split_key,
+)
 
 
 def test_noise_of_a_key_is_the_same_bit_for_bit_in_any_batch(key):
@@ -21,6 +27,17 @@ def test_noise_of_a_key_is_the_same_bit_for_bit_in_any_batch(key):
   assert_array_equal(
     jax.random.key_data(split_key(keys[3:4], 5)[:, 0]), jax.random.key_data(later[:, 3])
   )
+
+
+@pytest.mark.parametrize('many', ['keys', 'indices', 'both'])
+def test_an_index_is_folded_into_each_key(many, key):
+  keys, index = jax.random.split(key, 3), np.array([5, 2, 7])
+  expected = [
+    jax.random.fold_in(key if many == 'indices' else keys[b], 5 if many == 'keys' else index[b])
+    for b in range(3)
+  ]
+  found = fold_each(key if many == 'indices' else keys, 5 if many == 'keys' else index)
+  assert_array_equal(jax.random.key_data(found), [jax.random.key_data(x) for x in expected])
 
 
 def test_keys_of_either_style():
