@@ -112,7 +112,8 @@ class Evaluation:
   # also scores up to as many examples of the other split than reference
   floor: Unsaid[bool] = False
   # several values for fields of `sampling`; every combination is a row of one
-  # table: 'num_steps=10,20 sampler=ddim,heun guidance.scale=1,2'
+  # table: 'num_steps=10,20 sampler=ddim,heun guidance.scale=1,2'; explain compares them
+  # with what is drawn
   sweep: str = ''
   name: Suffix = ''  # appended to the folder of the results
 

@@ -1,10 +1,11 @@
 """Implements --mode=explain: where the distance of samples to the data comes from.
 
 One thing after another is replaced, at equal noise, until what is left is the network's and
-what real examples have in place of samples. Other choices are tried one at a time.
+what real examples have in place of samples. Other choices are tried one at a time, with the points
+of evaluation.sweep.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.run import provenance, weights
+from diffusion_jax.app.run.provenance import title
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data import image_sets
@@ -34,7 +36,7 @@ MORE = 4  # times as many steps
 # If evaluation.num_generated and .num_images are not set: of each set, and of the bound.
 _SAMPLES, _EXAMPLES = 500, 200
 # Fields of evaluation that the mode decides.
-DECIDED = {'metrics': ('fd',), 'sweep': '', 'floor': True}
+DECIDED = {'metrics': ('fd',), 'floor': True}
 NOW, NETWORK, FLOOR = 'as it is drawn', 'the network', 'other real examples'
 
 
@@ -60,8 +62,10 @@ class Change(NamedTuple):
 
 def main(run: Run) -> None:
   """Writes evaluation/explain-<hash>/result.json and parts.png, and `bound_parts` if it can."""
+  points = [*asked(run)]
   run, beside = prepared(run)
   steps, others = ([*possible(run, each(run.model))] for each in (replaced, tried))
+  others += [*possible(run, points)]
   sets, drawn, fields = {}, {}, {}
   for change in [Change(NOW, {}), *steps]:
     fields |= change.fields
@@ -106,7 +110,7 @@ def prepared(run: Run) -> tuple[Run, FeatureSpace]:
   metrics = ('fd', BOUND) if has_bound(model) else ('fd',)
   both = store.with_fields(config, {'evaluation.metrics': metrics})
   cells.points_of(Run(run.changed(both).model, run.given))  # refuses flags that nothing reads
-  model = run.changed(config).model
+  model = run.changed(store.with_fields(config, {'evaluation.sweep': ''})).model
   model.check('evaluate')
   scored = scorers.of_samples(model)
   references = scorers.prepare(model, scored)
@@ -147,7 +151,14 @@ def tried(model: Model) -> Iterator[Change]:
       yield Change(f'average of decay {decay}', {'sampling.weights.decay': decay})
 
 
-def possible(run: Run, changes: Iterator[Change]) -> Iterator[Change]:
+def asked(run: Run) -> Iterator[Change]:
+  """Yields the points of evaluation.sweep, which are other choices too."""
+  if run.model.config.evaluation.sweep:
+    for changes, _ in cells.sweep(run):
+      yield Change(title(changes), {f'sampling.{name}': x for name, x in changes.items()})
+
+
+def possible(run: Run, changes: Iterable[Change]) -> Iterator[Change]:
   """Yields the changes that this run can be drawn with, and says why others are left out."""
   for change in changes:
     try:

@@ -84,6 +84,26 @@ def test_the_parts_of_a_run_are_kept_and_in_its_report(averaged, tmp_path, capsy
   assert 'What adds up' in page and 'One change at a time' in page and 'finite steps' in page
 
 
+def test_points_of_a_sweep_are_tried_beside_what_is_drawn(averaged, tmp_path):
+  """A sweep is of all combinations, as in an evaluation; the run's own fields change nothing."""
+  run = shutil.copytree(averaged, tmp_path / 'run')
+  opened = of_run(run)
+  own = opened.sampling.grid.number
+  sweep = f'guidance=classifier_free guidance.scale=1,3 num_steps={own},1'
+  MODES['explain'](of_run(run, **FEW, **{'evaluation.sweep': sweep}), run)
+  (path,) = run.glob('evaluation/explain-*/result.json')
+  changes = json.loads(path.read_text())['changes']
+  first = 'guidance=classifier_free,guidance.scale='
+  names = [f'{first}{scale},num_steps={n}' for scale in ('1.0', '3.0') for n in (own, 1)]
+  assert [*changes] == ['raw weights', *names]
+  differences = [changes[name]['value'] for name in names]
+  assert len({*differences}) == 4
+  MODES['explain'](of_run(run, **FEW, **{'evaluation.sweep': f'num_steps={own}'}), run)
+  second = {*run.glob('evaluation/explain-*/result.json')} - {path}
+  found = json.loads(second.pop().read_text())['changes'][f'num_steps={own}']
+  assert found['value'] == found['error'] == 0.0
+
+
 def test_what_has_no_features_is_refused(tmp_path):
   run = untrained(trial('digits_classifier'), tmp_path / 'run')
   text = refused('', lambda: MODES['explain'](of_run(run), run))
@@ -94,7 +114,7 @@ def test_what_has_no_features_is_refused(tmp_path):
   'flags, words',
   [
     ('evaluation.metrics=kid', 'has no effect with --mode=explain: leave it out'),
-    ('evaluation.sweep=num_steps=4,8', 'has no effect with --mode=explain: leave it out'),
+    ('evaluation.sweep=colour=1,2', 'colour'),
     ('evaluation.num_pairs=20', 'config.evaluation.num_pairs=20 has no effect'),
     ('evaluation.num_generated=1', 'needs 2 samples and 2 held-out examples: there are 1'),
   ],
