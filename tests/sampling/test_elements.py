@@ -124,7 +124,7 @@ def test_tokens_held_at_noise_are_integrated_out():
 
 
 @pytest.mark.slow  # 10,000 draws of 240 steps
-@pytest.mark.parametrize('kind, bound', zip(KINDS, (0.05, 0.10, 0.15), strict=True))
+@pytest.mark.parametrize('kind, bound', [*zip(KINDS, (0.05, 0.10, 0.15), strict=True)])
 def test_ancestral_samples_have_the_covariance_of_the_data(kind, bound):
   levels = path(COSINE, kind, 240)
   x = dj.prior_sample(jax.random.key(1), (10_000, T), levels.take(0))

@@ -170,7 +170,7 @@ def bounds(run, monkeypatch):
   def of_orders(sees_label):
     monkeypatch.setattr(type(model), 'network', lambda self, *args, **kw: exact(sees_label)())
     measure = of_labelled.joint_elbo(num_times=64).measure(model)
-    return jax.jit(measure)({'network': ()}, keys, pictures[labels], cond)
+    return jax.device_get(jax.jit(measure)({'network': ()}, keys, pictures[labels], cond))
 
   return of_orders
 
