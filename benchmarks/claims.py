@@ -37,7 +37,7 @@ class Claim(NamedTuple):
 class Paper(NamedTuple):
   """Claims about the numbers that `track` of a file of examples/papers returns.
 
-  seeds: of each set, more where a track takes less than a second.
+  seeds: of each set, more where a track is short or its numbers scatter.
   """
 
   arxiv: str
@@ -163,6 +163,7 @@ PAPERS = {
         1.25,
       ),
     ),
+    seeds=12,
   ),
   'drifting': Paper(
     '2602.04770',
@@ -194,6 +195,7 @@ PAPERS = {
       ),
       Claim('it explains more than 0.75 of them: r²', 'local', 'nothing', ('again', 'local'), 0.75),
     ),
+    seeds=12,
   ),
   'entropic': Paper(
     '2504.13612',
@@ -316,7 +318,7 @@ def main():
   """Runs papers in turn, and prints their lines of the table."""
   parser = argparse.ArgumentParser(description='Measures what papers claim, and judges it.')
   parser.add_argument('papers', nargs='*', metavar='paper', help=f'of {", ".join(PAPERS)}')
-  parser.add_argument('--seeds', type=int, help='of each set, 2 or more; else 6 or 24')
+  parser.add_argument('--seeds', type=int, help='of each set, 2 or more; else 6, 12 or 24')
   given = parser.parse_args()
   if unknown := [name for name in given.papers if name not in PAPERS]:
     parser.error(f'{unknown[0]!r} is not one of {", ".join(PAPERS)}')
