@@ -5,7 +5,7 @@ what real examples have in place of samples. Other choices are tried one at a ti
 of evaluation.sweep.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from diffusion_jax.app.run.provenance import title
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data import image_sets
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, beginning
 from diffusion_jax.metrics import plots, references as of_real, scoring
 from diffusion_jax.metrics.distances import MOST, UNIT, Apart, apart, difference, distance
 from diffusion_jax.metrics.estimates import Estimate
@@ -65,7 +65,7 @@ def main(run: Run) -> None:
   points = [*asked(run)]
   run, beside = prepared(run)
   steps, others = ([*possible(run, each(run.model))] for each in (replaced, tried))
-  others += [*possible(run, points)]
+  others += points
   sets, drawn, fields = {}, {}, {}
   for change in [Change(NOW, {}), *steps]:
     fields |= change.fields
@@ -152,24 +152,36 @@ def tried(model: Model) -> Iterator[Change]:
 
 
 def asked(run: Run) -> Iterator[Change]:
-  """Yields the points of evaluation.sweep, which are other choices too."""
-  if run.model.config.evaluation.sweep:
-    for changes, _ in cells.sweep(run):
-      yield Change(title(changes), {f'sampling.{name}': x for name, x in changes.items()})
+  """Yields the points of evaluation.sweep, which are other choices too.
+
+  Raises UserError for a point that this run cannot be drawn with.
+  """
+  if not (text := run.model.config.evaluation.sweep):
+    return
+  for changes, _ in cells.sweep(run):
+    point = Change(title(changes), {f'sampling.{name}': x for name, x in changes.items()})
+    with beginning(f'config.evaluation.sweep={text!r}: {point.name}: '):
+      check(run, point)
+    yield point
 
 
-def possible(run: Run, changes: Iterable[Change]) -> Iterator[Change]:
+def possible(run: Run, changes: Iterator[Change]) -> Iterator[Change]:
   """Yields the changes that this run can be drawn with, and says why others are left out."""
   for change in changes:
     try:
-      other = run.changed(store.with_fields(run.model.config, change.fields))
-      other.check('sample')
-      if any(name.startswith('sampling.weights') for name in change.fields):
-        weights.restore(other.model)
+      check(run, change)
     except UserError as error:
       print(f'{change.name} is left out: {error}')
     else:
       yield change
+
+
+def check(run: Run, change: Change) -> None:
+  """Raises UserError for a change that this run cannot be drawn with."""
+  other = run.changed(store.with_fields(run.model.config, change.fields))
+  other.check('sample')
+  if any(name.startswith('sampling.weights') for name in change.fields):
+    weights.restore(other.model)
 
 
 def features_of(run: Run, fields: Json, beside: FeatureSpace) -> tuple[np.ndarray, Json]:

@@ -115,6 +115,10 @@ def test_what_has_no_features_is_refused(tmp_path):
   [
     ('evaluation.metrics=kid', 'has no effect with --mode=explain: leave it out'),
     ('evaluation.sweep=colour=1,2', 'colour'),
+    (
+      'evaluation.sweep=weights.decay=0.123',
+      "has no average '0.123' of the parameters, but",
+    ),
     ('evaluation.num_pairs=20', 'config.evaluation.num_pairs=20 has no effect'),
     ('evaluation.num_generated=1', 'needs 2 samples and 2 held-out examples: there are 1'),
   ],
