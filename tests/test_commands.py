@@ -20,8 +20,10 @@ from PIL import Image
 from diffusion_jax.app import cli, help
 from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import make_model
+from diffusion_jax.app.train import setup
 from diffusion_jax.data import simulations
 from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.errors import UserError
@@ -227,6 +229,9 @@ def check(arguments, keep=True):
     facts = DIGITS
   model = make_model(config, RunFolder.at(workdir), None if 'facts' in config else facts)
   model.check(mode)
+  if mode == 'train' and setup.own_sections(model.config.objective):
+    objective, _, _, shapes = setup.state_maker(model, make_mesh(model.config))
+    setup.check_parts(model, objective, shapes)
   if keep and mode == 'train' and not (Path(workdir) / 'config.json').exists():
     weights = 'checkpoints/1' if workdir.startswith('runs/') else SHARED
     Path(workdir, weights).mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Collection
 from typing import Any
@@ -78,6 +79,7 @@ def without_layers(network: Network) -> Network:
   """
   shapes: dict[Any, PyTree] = {}
 
+  @functools.wraps(network.apply)  # has `at` if the network has
   def apply(params, x, noise, cond, /, *, key=None, **more):
     place = x.shape[1:], *more.values()
     if place not in shapes:

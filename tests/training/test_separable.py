@@ -112,6 +112,32 @@ def test_numbers_are_compared_without_the_layers_of_a_network():
     check_separable(Objective(draw, spread), PARAMS, (), BATCH, unread=['network'])
 
 
+def test_hidden_layers_are_those_of_the_network():
+  """An objective of a block is compared as any; a network without blocks says so."""
+
+  def apply(params, x, noise, cond, *, key=None, at=None):
+    h = x @ params['w']
+    return h if at is None else (h, jnp.tile(h, 2))
+
+  def spread(of):
+    def loss(params, context, inputs, key):
+      level = dj.CosineSchedule()(0.5)
+      output, h = network.with_hidden(params['network'], inputs[0], level, at=0)
+      assert output.shape == (len(h), 3) and h.shape == (len(h), 6)
+      loss = jnp.square(h - of(h)).mean()
+      return loss, (means(loss=loss), ())
+
+    return Objective(draw, loss)
+
+  network = without_layers(dj.Network(apply, dj.logsnr_input))
+  check_separable(spread(lambda h: 0.5), PARAMS, (), BATCH, unread=['network'])
+  with pytest.raises(ValueError, match='it needs the whole batch'):
+    check_separable(spread(lambda h: h[:1]), PARAMS, (), BATCH, unread=['network'])
+  network = without_layers(dj.Network(lambda *args, key=None: args[1], dj.logsnr_input))
+  with pytest.raises(ValueError, match='this network has no hidden layers'):
+    check_separable(spread(lambda h: 0.5), PARAMS, (), BATCH, unread=['network'])
+
+
 def returns(value):
   return {'loss': lambda params, context, inputs, keys: value(jnp.mean(inputs[0]))}
 
