@@ -30,7 +30,8 @@ class Use(enum.Flag):
   it says how a network is computed, which the command line may change for a trained run.
   LOCAL: it names files of one machine, and is not read from a config.json, which may come
   from a stranger: compiled programs are code too. UNSAID: words about a sample or a score
-  leave it out, as they say it otherwise, or it changes none.
+  leave it out, as they say it otherwise, or it changes none. GIVEN: it says what samples are
+  given, and so which ones are drawn, and not how.
   """
 
   FREE = enum.auto()
@@ -39,12 +40,14 @@ class Use(enum.Flag):
   COMPUTING = enum.auto()
   LOCAL = enum.auto()
   UNSAID = enum.auto()
+  GIVEN = enum.auto()
 
 
 _T = TypeVar('_T')
 Free = Annotated[_T, Use.FREE]
 OfTraining = Annotated[_T, Use.TRAINING]
 Unsaid = Annotated[_T, Use.UNSAID]
+Given = Annotated[_T, Use.UNSAID | Use.GIVEN]
 
 
 def use_in(annotation: object) -> Use:

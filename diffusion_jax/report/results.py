@@ -151,6 +151,7 @@ def parts(run: Record) -> Iterator[Table | Chart]:
   for name, x in results:
     for part, caption in PARTS.items():
       if scores := x.get(part):
+        scores = x.get('whole', {}) | scores if part == 'parts' else scores
         rows = [[row, _score(score), score.get('note') or ''] for row, score in scores.items()]
         yield Table(f'{caption}, {_title(name, x)}', [['', x.get('unit', 'value'), 'about'], *rows])
     if losses := x.get('losses'):

@@ -80,7 +80,7 @@ def main(run: Run) -> None:
   examples = examples_of(points)
   classes = None
   if any(cell.group == 'samples' for point in points for cell in point.cells):
-    classes = scorers.classes_of(_with_classes(points))
+    classes = scorers.classes_of(scorers.with_classes([point.model for point in points]))
   for line in costs(points, examples, classes):
     print(line)
   references, known = references_of(points), {}
@@ -177,15 +177,10 @@ def references_of(points: list[Point]) -> References:
   if scored:
     if processes.is_first():
       every = [x for each in scored.values() for x in each]
-      references = scorers.prepare(_with_classes(points), every)
+      model = scorers.with_classes([point.model for point in points])
+      references = scorers.prepare(model, every)
     processes.wait_for_all('features of real images')
   return references
-
-
-def _with_classes(points):
-  # Returns the first model whose samples have classes; a classifier may guide some points only.
-  models = [point.model for point in points]
-  return next(filter(scorers.has_classes, models), models[0])
 
 
 # -- the scores of a point -----------------------------------------------------

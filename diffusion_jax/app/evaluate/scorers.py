@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -296,6 +296,11 @@ def follows_reference(model: Model) -> bool:
 def has_classes(model: Model) -> bool:
   """Returns whether samples are drawn for classes, which are not those of test images."""
   return conditions.takes_labels(model) and model.conditioning.image is None
+
+
+def with_classes(models: Sequence[Model]) -> Model:
+  """Returns the first model whose samples have classes: a classifier may guide some only."""
+  return next(filter(has_classes, models), models[0])
 
 
 def classes_of(model: Model) -> Classes | None:

@@ -61,6 +61,8 @@ OF_TRAINING = (
 # Fields that say how the network is computed, which the command line may change
 # for a trained run. Parameters are always float32.
 COMPUTED_BY = _marked(Use.COMPUTING)
+# Fields that say what samples are given.
+GIVEN = _marked(Use.GIVEN)
 # Fields of a section that words about samples and scores leave out.
 UNSAID = {
   section: [name for name, use in uses(COMMON[section]).items() if use & Use.UNSAID]

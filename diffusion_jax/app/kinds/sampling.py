@@ -15,7 +15,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.core.keys import abstract_key, split_key
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.step_schedules import num_steps_of
-from diffusion_jax.declared import Unsaid, Use, declares
+from diffusion_jax.declared import Given, Unsaid, Use, declares
 from diffusion_jax.paths import ReadPath, RunPath
 from diffusion_jax.ranges import (
   Count,
@@ -235,15 +235,15 @@ class Sampling:
 
   num_samples: Unsaid[Rows] = 100
   batch_size: Unsaid[Size] = 100
-  labels: Unsaid[tuple[str | Count, ...]] = ()  # classes to sample in turn, names, 3 or #3; (): all
+  labels: Given[tuple[str | Count, ...]] = ()  # classes to sample in turn, names, 3 or #3; (): all
   # texts of the pictures in turn, separated by |; None: texts of the test split
-  prompt: Unsaid[str | None] = None
+  prompt: Given[str | None] = None
   # of the samples in turn, for data with lengths; (): drawn as the training examples have them
-  lengths: tuple[Size, ...] = ()
+  lengths: Annotated[tuple[Size, ...], Use.GIVEN] = ()
   # npy or npz file of real numbers, each row a condition of num_samples
   # samples; '': of held-out examples
-  context: Unsaid[ReadPath] = ''
-  context_row: Unsaid[Count | None] = None  # the only row that is taken, from 0; None: all
+  context: Given[ReadPath] = ''
+  context_row: Given[Count | None] = None  # the only row that is taken, from 0; None: all
   weights: Node  # averaged parameters, or the parameters of the last step
   checkpoint: Unsaid[Checkpoint] = 'latest'  # latest, best, or a step
   seed: Unsaid[Seed] = 0  # image i depends on the seed and i

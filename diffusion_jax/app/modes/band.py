@@ -15,7 +15,8 @@ from diffusion_jax.runtime.run_folder import RunFolder
 def main(config: Node, workdir: RunFolder) -> None:
   """Trains in <workdir>/<seed>, each a run of its own, and writes <workdir>/band.json.
 
-  A training that was interrupted continues, and one that is finished is read.
+  A training that was interrupted continues, and one that is finished is read. Raises UserError
+  for one that is finished and would be longer now.
   """
   folder.check_no_run(workdir, '--workdir')
   if held_out(config) == 'validation':
@@ -25,10 +26,12 @@ def main(config: Node, workdir: RunFolder) -> None:
     )
   seeds, runs = range(config.seed, config.seed + config.band.trainings), []
   every = [store.with_fields(config, {'seed': seed, 'training.band': ''}) for seed in seeds]
-  for i, one in enumerate(every, 1):
-    print(f'training {i} of {len(every)}: seed {one.seed}')
+  for one in every:
     runs.append(RunFolder(f'{workdir}/{one.seed}', workdir / str(one.seed), workdir.written))
-    training.main(one, runs[-1])
+    bands.check_not_continued(runs[-1], one.training.num_steps)
+  for i, (one, run) in enumerate(zip(every, runs, strict=True), 1):
+    print(f'training {i} of {len(every)}: seed {one.seed}')
+    training.main(one, run)
   with run_folder.hold(workdir.make(), bands.FILE):
     path = workdir / bands.FILE
     write_summed(path, bands.content_of(runs))

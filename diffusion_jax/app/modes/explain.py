@@ -12,10 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.aliases import Json
+from diffusion_jax.app.config import overrides
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.evaluate import cells, mode as evaluate, scorers
+from diffusion_jax.app.evaluate.cells import Cell
 from diffusion_jax.app.evaluate.metrics_of_data import fewer, is_of
-from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.kinds import store
+from diffusion_jax.app.evaluate.scorers import Classes
+from diffusion_jax.app.kinds import roles, rules, store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.provenance import title
@@ -35,17 +38,22 @@ BOUND = 'bound_parts'
 MORE = 4  # times as many steps
 # If evaluation.num_generated and .num_images are not set: of each set, and of the bound.
 _SAMPLES, _EXAMPLES = 500, 200
-# Fields of evaluation that the mode decides.
-DECIDED = {'metrics': ('fd',), 'floor': True}
+# Fields that the mode decides.
+DECIDED = {'evaluation.metrics': ('fd',), 'evaluation.floor': True}
 NOW, NETWORK, FLOOR = 'as it is drawn', 'the network', 'other real examples'
 
 
 class FeatureSpace(NamedTuple):
-  """What samples are compared with: a feature space, its name, and what samples are given."""
+  """What samples are compared with.
+
+  space, name: of features; classes: of the examples, see `scorers.compared`; fields: of
+  evaluation, which the distance depends on.
+  """
 
   space: Space
   name: str
-  conditions: conditions.Compared
+  classes: Classes | None
+  fields: Json
 
 
 class Change(NamedTuple):
@@ -57,13 +65,15 @@ class Change(NamedTuple):
   @property
   def flags(self) -> str:
     """The flags of the command line that draw so."""
-    return ' '.join(f'--config.{name}={x}' for name, x in self.fields.items())
+    texts = {name: overrides.as_text(x) for name, x in self.fields.items()}
+    return ' '.join(f'--config.{name}={text}' for name, text in texts.items())
 
 
 def main(run: Run) -> None:
   """Writes evaluation/explain-<hash>/result.json and parts.png, and `bound_parts` if it can."""
-  points = [*asked(run)]
-  run, beside = prepared(run)
+  given, run = run, prepared(run)
+  points = [*asked(given, run)]
+  beside = compared_with(run, points)
   steps, others = ([*possible(run, each(run.model))] for each in (replaced, tried))
   others += points
   sets, drawn, fields = {}, {}, {}
@@ -73,22 +83,19 @@ def main(run: Run) -> None:
   for change in others:
     sets[change.name], drawn[change.name] = features_of(run, change.fields, beside)
   sets[FLOOR] = beside.space.reference['held_out']
-  write(run, beside.space, sets, drawn, steps, others)
+  write(run, beside, sets, drawn, steps, others)
   if has_bound(run.model):
-    c = run.model.config
-    changes = {'evaluation.metrics': (BOUND,), 'evaluation.floor': False}
-    changes['evaluation.num_images'] = c.evaluation.num_images or _EXAMPLES
-    evaluate.main(run.changed(store.with_fields(c, changes)))
+    evaluate.main(run.changed(for_bound(run.model.config)))
 
 
 # -- what is drawn ---------------------------------------------------------------
 
 
-def prepared(run: Run) -> tuple[Run, FeatureSpace]:
-  """Returns the run with the number of samples that are compared, and their reference.
+def prepared(run: Run) -> Run:
+  """Returns the run without a sweep, with the distance as its metric and its number of samples.
 
-  Raises UserError for a model whose samples have no features, for fewer than two samples or
-  examples of the other split, and for a flag that is not read.
+  Raises UserError for a model whose samples have no features, for a flag that is not read, and
+  for what an evaluation refuses.
   """
   model, x = run.model, run.model.facts.x
   fd = None if x.is_text or x.tokens else model.schema.metrics.get('fd')
@@ -97,31 +104,41 @@ def prepared(run: Run) -> tuple[Run, FeatureSpace]:
       f'--mode=explain compares features of samples, and those of {model.schema.kind} of these '
       'data have none: take --mode=evaluate'
     )
-  for field in DECIDED:
-    path = f'evaluation.{field}'
+  for path in DECIDED:
     value = store.set_in(model.config, model.run, path) if path in run.given else None
     if value is not None:
       raise UserError(f'config.{path}={value} has no effect with --mode=explain: leave it out')
   few = {f'evaluation.{name}': min(_SAMPLES, x) for name, x in fewer(model).items()}
-  config = store.with_fields(model.config, {f'evaluation.{n}': x for n, x in DECIDED.items()} | few)
+  config = store.with_fields(model.config, DECIDED | few)
   if config.evaluation.num_generated > MOST:
     print(f'{MOST:,} samples are drawn: their pairs are compared')
     config = store.with_fields(config, {'evaluation.num_generated': MOST})
   metrics = ('fd', BOUND) if has_bound(model) else ('fd',)
   both = store.with_fields(config, {'evaluation.metrics': metrics})
   cells.points_of(Run(run.changed(both).model, run.given))  # refuses flags that nothing reads
-  model = run.changed(store.with_fields(config, {'evaluation.sweep': ''})).model
-  model.check('evaluate')
-  scored = scorers.of_samples(model)
-  references = scorers.prepare(model, scored)
-  compared = scorers.compared(model, scorers.classes_of(model))
-  references = scoring.beside(references, compared.labels)
-  name = scored[0].space or ''
+  run = run.changed(store.with_fields(config, {'evaluation.sweep': ''}))
+  checked(run)
+  if has_bound(run.model):
+    checked(run.changed(for_bound(run.model.config)))
+  return run
+
+
+def compared_with(run: Run, points: list[Change]) -> FeatureSpace:
+  """Returns what samples of the run, and of the points of a sweep, are compared with.
+
+  Raises UserError for fewer than two samples, or examples of the other split.
+  """
+  model, cell = run.model, checked(run)
+  models = [model, *(changed(run, point).model for point in points)]
+  classes = scorers.classes_of(scorers.with_classes(models))
+  references = scorers.prepare(model, cell.scored)
+  references = scoring.beside(references, scorers.compared(model, classes).labels)
+  name = cell.scored[0].space or ''
   space = references.spaces[name]
-  count = min(config.evaluation.num_generated, len(space.reference['held_out']))
+  count = min(model.config.evaluation.num_generated, len(space.reference['held_out']))
   if count < 2:
     raise UserError(f'--mode=explain needs 2 samples and 2 held-out examples: there are {count}')
-  return run.changed(model.config), FeatureSpace(space, name, compared)
+  return FeatureSpace(space, name, classes, cell.fields['evaluation'])
 
 
 def replaced(model: Model) -> Iterator[Change]:
@@ -146,19 +163,22 @@ def tried(model: Model) -> Iterator[Change]:
     yield Change('without guidance', {'sampling.guidance': None})
   if c.sampling.weights.name != 'raw':
     yield Change('raw weights', {'sampling.weights': 'raw'})
-  for decay in (average or {}).get('more') or ():
+  for decay in () if average is None else (0.0, *(average.get('more') or ())):
     if decay != c.sampling.weights.get('decay'):
-      yield Change(f'average of decay {decay}', {'sampling.weights.decay': decay})
+      name = f'average of decay {decay}' if decay else 'the main average'
+      fields = {'sampling.weights': 'average', 'sampling.weights.decay': decay}
+      yield Change(name, fields)
 
 
-def asked(run: Run) -> Iterator[Change]:
+def asked(given: Run, run: Run) -> Iterator[Change]:
   """Yields the points of evaluation.sweep, which are other choices too.
 
-  Raises UserError for a point that this run cannot be drawn with.
+  given: the run with its sweep; run: the one of `prepared`. Raises UserError for a point that it
+  cannot be drawn with, or not compared.
   """
-  if not (text := run.model.config.evaluation.sweep):
+  if not (text := given.model.config.evaluation.sweep):
     return
-  for changes, _ in cells.sweep(run):
+  for changes, _ in cells.sweep(given):
     point = Change(title(changes), {f'sampling.{name}': x for name, x in changes.items()})
     with beginning(f'config.evaluation.sweep={text!r}: {point.name}: '):
       check(run, point)
@@ -178,17 +198,50 @@ def possible(run: Run, changes: Iterator[Change]) -> Iterator[Change]:
 
 def check(run: Run, change: Change) -> None:
   """Raises UserError for a change that this run cannot be drawn with."""
-  other = run.changed(store.with_fields(run.model.config, change.fields))
-  other.check('sample')
+  other = changed(run, change)
+  checked(other)
   if any(name.startswith('sampling.weights') for name in change.fields):
     weights.restore(other.model)
+
+
+def changed(run: Run, change: Change) -> Run:
+  """Returns the run as a change draws it."""
+  return run.changed(store.with_fields(run.model.config, change.fields))
+
+
+def checked(run: Run) -> Cell:
+  """Returns the cell of the only metric; UserError for what an evaluation of it refuses.
+
+  Samples must have the conditions of examples, which those of all sets share.
+  """
+  defaults = rules.defaults(run.model.config)
+  for path in roles.GIVEN:
+    value, usual = (overrides.as_text(x) for x in (run.model.config.at(path), defaults[path]))
+    if value != usual:
+      raise UserError(
+        f'config.{path}={value}: --mode=explain compares samples with all examples, and so they '
+        f'are given what these have: set it to {usual!r}'
+      )
+  run.check('sample')
+  (point,) = cells.points_of(run)
+  evaluate.check(point)
+  (cell,) = point.cells
+  return cell
+
+
+def for_bound(config: Node) -> Node:
+  """Returns the config of the evaluation that follows, of the parts of the bound."""
+  count = config.evaluation.num_images or _EXAMPLES
+  fields = {'metrics': (BOUND,), 'floor': False, 'num_images': count}
+  return store.with_fields(config, {f'evaluation.{name}': x for name, x in fields.items()})
 
 
 def features_of(run: Run, fields: Json, beside: FeatureSpace) -> tuple[np.ndarray, Json]:
   """Draws samples with other fields; returns their features [N, D], and what made them."""
   config = store.with_fields(run.model.config, fields)
+  compared = scorers.compared(run.changed(config).model, beside.classes)
   drawing = cells.drawing(config, cells.drawn_for_samples(config))
-  path = evaluate.draw(run, drawing, compared=beside.conditions)
+  path = evaluate.draw(run, drawing, compared=compared)
   about, size = provenance.read(path), run.model.config.evaluation.batch_size
   stored = image_sets.read(path, set(), any_shape=not run.model.facts.x.is_picture)
   kept = path.with_name(f'{path.stem}.{beside.name}.npz')
@@ -206,14 +259,17 @@ def has_bound(model: Model) -> bool:
 # -- what is said ----------------------------------------------------------------
 
 
-def parts_of(values: dict[str, Apart], steps: list[Change]) -> list[Score]:
-  """Returns the parts of the distance of samples, which add up to it."""
+def parts_of(values: dict[str, Apart], steps: list[Change], network: str = NETWORK) -> list[Score]:
+  """Returns the parts of the distance of samples, which add up to it.
+
+  network: the words for what is left above real examples.
+  """
   names, parts = [NOW, *(change.name for change in steps)], []
   for change, before, after in zip(steps, names, names[1:], strict=False):
     part = difference(values[before], values[after])
     parts.append(Score(change.name, part, f'{change.flags} takes it away'))
   left = difference(values[names[-1]], values[FLOOR], paired=False)
-  parts.append(Score(NETWORK, left, 'what is left above real examples'))
+  parts.append(Score(network, left, 'what is left above real examples'))
   words = f'{len(values[FLOOR].pairs):,} of the other split in their place'
   return [*parts, Score(FLOOR, distance(values[FLOOR]), words)]
 
@@ -226,22 +282,24 @@ def advice(parts: list[Score], others: list[Score], flags: dict[str, str]) -> st
   if not seen:
     return 'nothing is above its error: draw more samples (evaluation.num_generated)'
   first = max(seen, key=lambda name: seen[name])
-  if first == NETWORK:
-    return 'the network: train it for longer, or a larger one'
+  if first not in flags:
+    return f'{first}: train for longer, or a larger one'
   return f'{first}: {flags[first]}'
 
 
 def write(
   run: Run,
-  space: Space,
+  beside: FeatureSpace,
   sets: dict[str, np.ndarray],
   drawn: dict[str, Json],
   steps: list[Change],
   others: list[Change],
 ) -> None:
   """Prints and writes the parts, what the other choices change, and what to change first."""
+  space, c = beside.space, run.model.config
   values = {name: apart(x, space.reference['features']) for name, x in sets.items()}
-  parts = parts_of(values, steps)
+  network = 'the network and the autoencoder' if c.get('latent') else NETWORK
+  parts = parts_of(values, steps, network)
   changes = [Score(x.name, difference(values[x.name], values[NOW]), x.flags) for x in others]
   first = advice(parts, changes, {x.name: x.flags for x in [*steps, *others]})
   count, noun = len(values[NOW].pairs), run.model.facts.x.noun
@@ -250,8 +308,11 @@ def write(
   if changes:
     print(f'one change at a time (below 0 is better):\n{table(changes)}')
   print(f'change first: {first}')
-  settings = {'drawn': drawn, 'reference': space.protocol, 'held_out': space.held_out}
-  with cells.making(run.model, Path('explain'), settings, 'result') as place:
+  settings = {'evaluation': beside.fields, 'sampling': drawn[NOW]['sampling'], 'drawn': drawn}
+  settings |= {'reference': space.protocol, 'held_out': space.held_out}
+  name = c.evaluation.name
+  name = f'explain-{name}' if name else provenance.name_of(run.model, 'explain', ('sampling.',))
+  with cells.making(run.model, Path(name), settings, 'result') as place:
     content = {
       'settings': place.finished(),
       'unit': f'{UNIT} of {space.extractor.identity["features"]}',

@@ -93,7 +93,9 @@ def _write(path, run, frames):
   runs = read_runs([model.run, *others])
   chosen = sampled_step(model.run, config.sampling.checkpoint)
   every = runs[0].fields.get(roles.LOG_EVERY)
-  of_band = optional('band', lambda: bands.compare(config, runs[0].fields).expected(every))
+  of_band = optional(
+    'band', lambda: bands.compare(config, runs[0].fields, runs[0].sessions).expected(every)
+  )
   runs[0] = runs[0]._replace(sampled=chosen, expected=of_band or {})
   if workdir != model.run:
     mine = [*runs[0].results, *record.read_results(workdir.evaluation)]

@@ -61,7 +61,10 @@ class Band(NamedTuple):
 
 def content_of(runs: Sequence[RunFolder]) -> Json:
   """Returns the content of a band's file: the curves of finished trainings, and their machine."""
-  fields = [roles.curve_fields(folder.stored_fields(run)) for run in runs]
+  stored = [folder.stored_fields(run) for run in runs]
+  fields = [roles.curve_fields(x) for x in stored]
+  for run, one in zip(runs, stored, strict=True):
+    check_not_continued(run, one['training.num_steps'])
   for run, other in zip(runs, fields, strict=True):
     if changed := folder.differences(fields[0], other):
       raise UserError(f'{run} and {runs[0]} differ by more than their seeds: {changed}')
@@ -77,6 +80,18 @@ def content_of(runs: Sequence[RunFolder]) -> Json:
     'processor_seconds': [sessions.processor_seconds(found) for found in entries],
     'made': made | {'processor': compiling.processor()},
   }
+
+
+def check_not_continued(run: RunFolder, num_steps: int) -> None:
+  """Raises UserError for a training that ended before num_steps, and went on or would."""
+  if said := _continued(sessions.read(run), num_steps):
+    raise UserError(f'{run} {said}, and those of a band do once: train in another folder')
+
+
+def _continued(entries, num_steps):
+  # Returns what is to be said of a training that went on after its end, '' of others.
+  ends = {x['step'] for x in entries if x.get('event') == 'end'} - {num_steps}
+  return f'ended at step {min(ends)}: its learning rate decays again' if ends else ''
 
 
 def _joined(curves):
@@ -139,12 +154,12 @@ class Comparison(NamedTuple):
     return {name: band.expected(name) for name in names}
 
 
-def compare(config: Node, fields: Mapping[str, object]) -> Comparison:
+def compare(config: Node, fields: Mapping[str, object], entries: Sequence[Json] = ()) -> Comparison:
   """Returns the comparison of a run with the band of its config.
 
-  fields: {'section.field': value} of its config.json. Runs with another loss, other data or
-  draws are not compared; what else differs, such as the learning rate, is said. Raises UserError
-  as `read`.
+  fields: {'section.field': value} of its config.json; entries: of its sessions.jsonl. Runs with
+  another loss, other data or draws, or that went on after their end, are not compared; what else
+  differs, such as the learning rate, is said. Raises UserError as `read`.
   """
   if not config.training.band:
     return Comparison()
@@ -160,8 +175,9 @@ def compare(config: Node, fields: Mapping[str, object]) -> Comparison:
     return folder.differences(old, new)
 
   about = f'band: {band.path}, {band.trainings} trainings'
-  if others := differ(True):
-    return Comparison(None, (f'{about}, with which nothing is compared: {_shortly(others)}',))
+  said = _continued(entries, config.training.num_steps)
+  if others := _shortly(differ(True)) or (said and f'this training {said}'):
+    return Comparison(None, (f'{about}, with which nothing is compared: {others}',))
   lines = [f'{about}: expected is where 19 of 20 more of them would be']
   if others := differ(False):
     lines.append(f'this training is another: {_shortly(others)}')

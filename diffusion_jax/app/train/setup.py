@@ -151,7 +151,9 @@ def prepare(config: Node, workdir: RunFolder) -> Setup:
     hooks=todo,
     loggers=loggers,
     start_up=start_up,
-    band=bands.compare(config, folder.flat(folder.stored_form(config, facts))),
+    band=bands.compare(
+      config, folder.flat(folder.stored_form(config, facts)), sessions.read(workdir)
+    ),
   )
 
 

@@ -2,7 +2,6 @@
 
 import json
 import zlib
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -282,11 +281,3 @@ def test_densities_are_of_their_own_pair(moons, draws, monkeypatch):
     seen.score(run_of(moons, **change))
   first, same, *others = folders
   assert first == same and len({first, *others}) == 3
-
-
-def test_the_reference_is_of_a_point_with_classes(monkeypatch):
-  """In a sweep, a classifier may guide the second point only, whose samples have classes."""
-  monkeypatch.setattr(evaluate.scorers, 'has_classes', lambda model: model == 'guided')
-  points = [SimpleNamespace(model=name) for name in ('plain', 'guided', 'plain')]
-  assert evaluate._with_classes(points) == 'guided'
-  assert evaluate._with_classes(points[:1]) == 'plain'

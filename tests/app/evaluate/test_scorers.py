@@ -304,6 +304,14 @@ def test_real_examples_in_words():
   assert evaluate.examples_in_words(data | {'split': 'a.npz'}, 'texts') == 'texts of a.npz'
 
 
+def test_classes_are_of_the_first_model_that_has_some(monkeypatch):
+  """In a sweep, a classifier may guide the second point only, whose samples have classes."""
+  monkeypatch.setattr(scorers, 'has_classes', lambda model: model == 'guided')
+  models: Any = ['plain', 'guided', 'plain']
+  assert scorers.with_classes(models) == 'guided'
+  assert scorers.with_classes(models[:1]) == 'plain'
+
+
 def test_samples_have_the_classes_of_the_reference(tmp_path, monkeypatch):
   """Of a split, of a file with labels, else of the training split; statistics have none."""
   label = {split: np.asarray(small_sets.digits(split).label) for split in ('train', 'test')}

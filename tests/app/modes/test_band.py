@@ -64,6 +64,13 @@ def test_a_band_that_was_interrupted_goes_on(band, tmp_path, monkeypatch):
   assert other['processor_seconds'][1] is None  # of two starts
 
 
+def test_finished_trainings_do_not_go_on_in_a_band(band, tmp_path):
+  shutil.copytree(band[0] / '1', tmp_path / '1')
+  longer = smoke(**FIELDS, **{'training.num_steps': 8})
+  said = refused('1 ended at step 4: its learning rate', MODES['band'], longer, str(tmp_path))
+  assert 'train in another folder' in said and not (tmp_path / '0').exists()
+
+
 class Stopping:
   """Stops a training as a signal does."""
 

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from diffusion_jax.app.modes import MODES, explain
 from diffusion_jax.app.modes.explain import FLOOR, NETWORK, NOW, Change
-from diffusion_jax.app.run.weights import Run
+from diffusion_jax.app.run.weights import Run, make_model
+from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.distances import Apart, distance
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import Score
@@ -50,7 +53,7 @@ def test_parts_add_up_to_the_distance():
   'parts, others, words',
   [
     ({STEPS.name: 0.3, NETWORK: 0.2}, {}, 'finite steps: --config.sampling.num_steps=8'),
-    ({STEPS.name: 0.1, NETWORK: 0.2}, {'raw weights': -0.1}, 'the network: train it for longer'),
+    ({STEPS.name: 0.1, NETWORK: 0.2}, {'raw weights': -0.1}, 'the network: train for longer, or'),
     ({STEPS.name: 0.1, NETWORK: 0.2}, {'raw weights': -0.3}, 'raw weights: raw'),
     ({STEPS.name: 0.0, NETWORK: 0.01, FLOOR: 9.0}, {'raw weights': 1.0}, 'nothing is above'),
   ],
@@ -74,6 +77,8 @@ def test_the_parts_of_a_run_are_kept_and_in_its_report(averaged, tmp_path, capsy
   assert [*parts] == ['finite steps', NETWORK, FLOOR]
   assert sum(parts.values()) == pytest.approx(found['whole'][NOW]['value'], rel=1e-6)
   assert [*found['changes']] == ['raw weights']
+  assert found['settings']['sampling']['checkpoint'] == '4'
+  assert found['settings']['evaluation']['num_generated'] == 12
   assert f'change first: {found["change_first"]}' in said and path.with_name('parts.png').exists()
   assert 'bound_parts' in said and list(run.glob('evaluation/bound_parts-test-*/parts.png'))
   MODES['explain'](of_run(run, **FEW), run)
@@ -81,7 +86,8 @@ def test_the_parts_of_a_run_are_kept_and_in_its_report(averaged, tmp_path, capsy
   assert again.count('is there already, made with these settings') == 3
   MODES['report'](of_run(run), run)
   page = (run / 'report.html').read_text()
-  assert 'What adds up' in page and 'One change at a time' in page and 'finite steps' in page
+  for words in 'What adds up', NOW, 'One change at a time', STEPS.name:
+    assert words in page
 
 
 def test_points_of_a_sweep_are_tried_beside_what_is_drawn(averaged, tmp_path):
@@ -98,10 +104,36 @@ def test_points_of_a_sweep_are_tried_beside_what_is_drawn(averaged, tmp_path):
   assert [*changes] == ['raw weights', *names]
   differences = [changes[name]['value'] for name in names]
   assert len({*differences}) == 4
-  MODES['explain'](of_run(run, **FEW, **{'evaluation.sweep': f'num_steps={own}'}), run)
-  second = {*run.glob('evaluation/explain-*/result.json')} - {path}
-  found = json.loads(second.pop().read_text())['changes'][f'num_steps={own}']
+  more = {'evaluation.sweep': f'num_steps={own}', 'evaluation.name': 'same'}
+  MODES['explain'](of_run(run, **FEW, **more), run)
+  second = json.loads((run / 'evaluation/explain-same/result.json').read_text())
+  found = second['changes'][f'num_steps={own}']
   assert found['value'] == found['error'] == 0.0
+
+
+def test_all_averages_but_the_own_are_tried(tmp_path):
+  def names(text):
+    model = make_model(trial('digits', **typed(text)), RunFolder.at(tmp_path))
+    return [change.name for change in explain.tried(model)]
+
+  more = 'training.average.more=0.5'
+  assert names(more) == ['raw weights', 'average of decay 0.5']
+  assert names(f'{more} sampling.weights=raw') == ['the main average', 'average of decay 0.5']
+  assert names(f'{more} sampling.weights.decay=0.5') == ['raw weights', 'the main average']
+
+
+def test_samples_of_a_point_have_the_classes_of_its_own_model(averaged, monkeypatch):
+  """A classifier may guide a point, whose samples then have classes."""
+  run = Run.open(of_run(averaged), RunFolder.at(averaged))
+  compared = lambda model, classes: f'{model.config.sampling.grid.number} steps, {classes}'
+
+  def draw(run, drawing, compared):
+    raise UserError(compared)
+
+  monkeypatch.setattr(explain.scorers, 'compared', compared)
+  monkeypatch.setattr(explain.evaluate, 'draw', draw)
+  beside: Any = SimpleNamespace(classes='of train')
+  refused('7 steps, of train', explain.features_of, run, {'sampling.num_steps': 7}, beside)
 
 
 def test_what_has_no_features_is_refused(tmp_path):
@@ -121,6 +153,9 @@ def test_what_has_no_features_is_refused(tmp_path):
     ),
     ('evaluation.num_pairs=20', 'config.evaluation.num_pairs=20 has no effect'),
     ('evaluation.num_generated=1', 'needs 2 samples and 2 held-out examples: there are 1'),
+    ('sampling.labels=3', 'config.sampling.labels=3: --mode=explain compares samples with all'),
+    ('evaluation.sweep=labels=3,4', "config.evaluation.sweep='labels=3,4': labels=3: config.samp"),
+    ('evaluation.bound_parts.num_steps=3', 'config.evaluation.bound_parts'),
   ],
 )
 def test_a_flag_that_is_not_read_is_refused(flags, words, averaged, tmp_path):

@@ -72,6 +72,22 @@ def test_runs_that_differ_by_more_than_their_seeds_are_no_band(band, tmp_path):
   refused('learning_rate is 0.008, 0.5 now', bands.content_of, runs)
 
 
+def test_a_training_that_went_on_after_its_end_is_not_of_a_band(band, tmp_path):
+  """Its learning rate decays twice; one that was interrupted decays once."""
+  run = RunFolder.at(tmp_path / '4')
+  one = config(**{'training.band': band})
+  sessions.write_start(run, 2, 10)
+  sessions.write_end(run, 4)
+  runs = [RunFolder.at(tmp_path / str(seed)) for seed in range(5)]
+  bands.content_of(runs)
+  entries = sessions.read(run)
+  assert bands.compare(one, fields_of(one), entries).band is not None
+  sessions.write_end(run, 3)
+  refused('4 ended at step 3: its learning rate decays again', bands.content_of, runs)
+  found = bands.compare(one, fields_of(one), sessions.read(run))
+  assert found.band is None and 'this training ended at step 3' in found.lines[0]
+
+
 def test_a_loss_is_expected_or_said_to_be_outside(band):
   """The mean of LOSSES is 0.205, their deviation sqrt(0.000125): 0.205 -+ 0.0340."""
   found = bands.read(band)
