@@ -19,5 +19,5 @@ def get_config():
     'hierarchical', channels=32, multipliers=(1, 2), num_groups=8, latent_channels=2, dropout=0.1
   )
   config.objective = section('hvae')
-  config.training.num_steps = 3000
+  config.training.update(num_steps=3000, band='')
   return config

@@ -18,6 +18,7 @@ def get_config():
   config.network.update(latent_dim=16, dropout=0.2)
   config.objective = section('vae')
   config.training.update(num_steps=2500, held_out=section(every=250))
+  config.training.band = 'configs/bands/digits_vae.json'
   config.training.checkpoints = section(every=250, best=section('lowest'))
   config.evaluation.metrics = ('elbo', 'iw')
   config.sampling.checkpoint = 'best'

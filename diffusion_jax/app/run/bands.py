@@ -23,7 +23,7 @@ from diffusion_jax.runtime.run_folder import RunFolder
 
 FILE = 'band.json'
 # Curves that say how fast a training is, or what it was told.
-_NOT_MEASURED = 'images_per_second', 'learning_rate', 'mfu', 'skipped_steps', 'tflops'
+_NOT_MEASURED = 'beta', 'images_per_second', 'learning_rate', 'mfu', 'skipped_steps', 'tflops'
 _OF_START = 'python', 'platform', 'devices', 'versions'  # of sessions.jsonl
 _SHOWN = 3  # fields in a line
 
@@ -69,7 +69,7 @@ def content_of(runs: Sequence[RunFolder]) -> Json:
     if changed := folder.differences(fields[0], other):
       raise UserError(f'{run} and {runs[0]} differ by more than their seeds: {changed}')
   every = [record.read_curves(run.metrics) for run in runs]
-  names = [name for name in every[0] if name not in _NOT_MEASURED]
+  names = [name for name in every[0] if name.removeprefix(HELD_OUT[0]) not in _NOT_MEASURED]
   entries = [sessions.read(run) for run in runs]
   starts = [[x for x in found if x.get('event') == 'start'][-1] for found in entries]
   made = {name: starts[0][name] for name in _OF_START}

@@ -187,7 +187,7 @@ OTHER_DATA = 'mnist mnist_bits mnist_classifier pictures table text_masked vecto
 # the seed chooses its validation examples,
 BY_SEED = ['regression']
 # or five trainings of two or three minutes were not made yet.
-NOT_YET = ['digits_autoencoder', 'digits_vae', 'rollout']
+NOT_YET = ['digits_autoencoder', 'rollout']
 
 
 def test_every_config_has_a_band_or_a_reason():
@@ -204,7 +204,7 @@ def test_a_config_is_that_of_its_band(name, tmp_path):
   one = read(name)
   file = BANDS[one.training.band]
   band, content = bands.read(one.training.band), read_summed(file)
-  assert band.path == f'configs/bands/{name}.json' and file.stat().st_size < 20_000
+  assert band.path == f'configs/bands/{name}.json' and file.stat().st_size < 25_000
   now = make_model(one, RunFolder.at(tmp_path)).config
   fields = roles.curve_fields(folder.flat(folder.plain(now)))
   assert {n: x for n, x in band.fields.items() if n not in FACTS} == fields
