@@ -18,7 +18,7 @@ from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data import mixed, spec, tables
 from diffusion_jax.data.classes import number_of
 from diffusion_jax.data.set_files import say_once
-from diffusion_jax.data.sources import check_lengths_of, read_labels
+from diffusion_jax.data.sources import check_lengths_of, labels_of, read_labels
 from diffusion_jax.data.spec import ArraySpec, valid_of
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError, as_user_error, refuse
@@ -380,12 +380,14 @@ class Compared(NamedTuple):
 
   Conditions of held-out examples are in a fixed random order. labels(n) -> the labels of n
   samples, [n]; None without labels. words: which classes these are; in_turn: whether these
-  are in turn, and so have other frequencies than the examples.
+  are in turn, and so have other frequencies than the examples. from_examples: whether samples
+  start at noised training examples of their classes, and not at noise (`Plan.begin`).
   """
 
   labels: Callable[[int], np.ndarray] | None = None
   words: str = ''
   in_turn: bool = False
+  from_examples: bool = False
 
 
 def choose(
@@ -410,6 +412,8 @@ def choose(
     Images(model).choose(count, mixed),
   ):
     cond, stored = cond | arrays, stored | kept
+  if compared and compared.from_examples:
+    cond['start'] = some_examples(model, count, labels)
   if rows is not None:
     if compared:  # in blocks, so that no row has one class only
       index = index * len(rows) // count
@@ -426,6 +430,24 @@ def choose(
   if rows is None:
     return Conditions(cond, stored, index, index)
   return Conditions(cond | context.encode(rows, index), stored | {'context': rows}, index, numbers)
+
+
+def some_examples(model: Model, n: int, labels: np.ndarray | None) -> np.ndarray:
+  """Returns x of n random training examples, of the labels [n] if there are some.
+
+  They are each time the same; UserError for a class that no training example has.
+  """
+  source = datasets.source_of(model.config)
+  order = np.random.default_rng(0).permutation(len(source))
+  index = np.resize(order, n)
+  with from_config('data'):
+    theirs = labels_of(source) if labels is not None else None
+    for label in () if theirs is None else np.unique(labels):
+      own, at = order[theirs[order] == label], labels == label
+      if not len(own):
+        raise UserError(f'no training example has the class {label}')
+      index[at] = np.resize(own, np.count_nonzero(at))
+    return model.facts.x.encode(source.read(index)['x'])
 
 
 def check_long_enough(what: str, lengths: np.ndarray, least: np.ndarray) -> None:

@@ -309,9 +309,10 @@ class Plan(NamedTuple):
   known, mask) -> the sampler that keeps known pixels. denoises: whether step
   functions are denoisers of x. starts: whether samples start at cond['context']
   instead of noise. stride: of a window that moves along cond['known'], whose elements are
-  held clean where they are known; 0: nothing is known. With cond['valid'] what pads a sample
-  is held at 0. place_given(x, cond) -> x with the variables that are given. others(x) -> further
-  arrays of samples, {name: [B, ...]}.
+  held clean where they are known; 0: nothing is known. With cond['start'] samples start at
+  these x_0, noised to the first level. With cond['valid'] what pads a sample is held at 0.
+  place_given(x, cond) -> x with the variables that are given. others(x) -> further arrays of
+  samples, {name: [B, ...]}.
   """
 
   schedule: dj.Schedule
@@ -336,7 +337,11 @@ class Plan(NamedTuple):
     prior_keys, keys = split_key(keys, 2)
     if self.starts:
       return keys, self.levels, cond['context']
-    x = self.prior_sample(prior_keys, at_step(self.levels, 0))
+    first = at_step(self.levels, 0)
+    x = self.prior_sample(prior_keys, first)
+    if 'start' in cond:
+      eps = x / jnp.sqrt(first.alpha**2 + first.sigma**2)
+      x = dj.q_sample(cond['start'], eps, first)
     x = self.place_given(x, cond)
     if not self.stride or 'known' not in cond:
       return keys, self.levels, x

@@ -5,10 +5,13 @@ what real examples have in place of samples. Other choices are tried one at a ti
 of evaluation.sweep.
 """
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.aliases import Json
@@ -18,11 +21,15 @@ from diffusion_jax.app.evaluate import cells, mode as evaluate, scorers
 from diffusion_jax.app.evaluate.cells import Cell
 from diffusion_jax.app.evaluate.metrics_of_data import fewer, is_of
 from diffusion_jax.app.evaluate.scorers import Classes
+from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import roles, rules, store
-from diffusion_jax.app.kinds.model import Model
+from diffusion_jax.app.kinds.model import NOTHING, Model
+from diffusion_jax.app.kinds.sampling import Plan
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.provenance import title
 from diffusion_jax.app.run.weights import Run
+from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data import image_sets
 from diffusion_jax.errors import UserError, beginning
@@ -41,6 +48,8 @@ _SAMPLES, _EXAMPLES = 500, 200
 # Fields that the mode decides.
 DECIDED = {'evaluation.metrics': ('fd',), 'evaluation.floor': True}
 NOW, NETWORK, FLOOR = 'as it is drawn', 'the network', 'other real examples'
+START = 'start at pure noise'
+SIGNAL = 1e-6  # the SNR of the first level, below which noise is an exact start
 
 
 class FeatureSpace(NamedTuple):
@@ -57,14 +66,20 @@ class FeatureSpace(NamedTuple):
 
 
 class Change(NamedTuple):
-  """Another way to draw: what it takes away, the fields of the config, and these as flags."""
+  """Another way to draw: what it takes away, and the fields of the config.
+
+  from_examples: whether samples start at noised training examples.
+  """
 
   name: str
   fields: Json
+  from_examples: bool = False
 
   @property
   def flags(self) -> str:
     """The flags of the command line that draw so."""
+    if self.from_examples:
+      return 'a start at noised training examples'
     texts = {name: overrides.as_text(x) for name, x in self.fields.items()}
     return ' '.join(f'--config.{name}={text}' for name, text in texts.items())
 
@@ -74,14 +89,15 @@ def main(run: Run) -> None:
   given, run = run, prepared(run)
   points = [*asked(given, run)]
   beside = compared_with(run, points)
-  steps, others = ([*possible(run, each(run.model))] for each in (replaced, tried))
+  steps, others = ([*possible(run, each(run))] for each in (replaced, tried))
   others += points
-  sets, drawn, fields = {}, {}, {}
-  for change in [Change(NOW, {}), *steps]:
-    fields |= change.fields
-    sets[change.name], drawn[change.name] = features_of(run, fields, beside)
+  sets, drawn, replaces = {}, {}, Change(NOW, {})
+  for change in [replaces, *steps]:
+    from_examples = replaces.from_examples or change.from_examples
+    replaces = Change(change.name, replaces.fields | change.fields, from_examples)
+    sets[change.name], drawn[change.name] = features_of(run, replaces, beside)
   for change in others:
-    sets[change.name], drawn[change.name] = features_of(run, change.fields, beside)
+    sets[change.name], drawn[change.name] = features_of(run, change, beside)
   sets[FLOOR] = beside.space.reference['held_out']
   write(run, beside, sets, drawn, steps, others)
   if has_bound(run.model):
@@ -141,9 +157,9 @@ def compared_with(run: Run, points: list[Change]) -> FeatureSpace:
   return FeatureSpace(space, name, classes, cell.fields['evaluation'])
 
 
-def replaced(model: Model) -> Iterator[Change]:
+def replaced(run: Run) -> Iterator[Change]:
   """Yields what makes drawing inexact, each with what is exact, or nearer."""
-  c = model.config
+  model, c = run.model, run.model.config
   if (grid := c.sampling.get('grid')) is not None:
     most = num_steps_of(model.noisy.process.schedule) if model.noisy else None
     number = grid.get('number')
@@ -151,13 +167,33 @@ def replaced(model: Model) -> Iterator[Change]:
     if more and more != number:
       choice = {} if number else {'sampling.grid': 'steps'}
       yield Change('finite steps', choice | {'sampling.num_steps': more})
+  if signal_at_start(run) > SIGNAL:
+    yield Change(START, {}, from_examples=True)
   if c.network.get('dtype', 'float32') != 'float32':
     yield Change('half precision', {'network.dtype': 'float32'})
 
 
-def tried(model: Model) -> Iterator[Change]:
+def signal_at_start(run: Run) -> float:
+  """Returns the SNR of the level at which samples start; 0 if it has no meaning.
+
+  Noised examples are x at this level for Gaussian noise of data, and no condition but a class.
+  """
+  model, x = run.model, run.model.facts.x
+  plan = model.plan(run.checkpoint[0]) if model.noisy and model.plan else None
+  if not isinstance(plan, Plan) or plan.starts or not isinstance(plan.levels, NoiseLevel):
+    return 0.0
+  is_of_data = model.autoencoder is NOTHING and not (x.kinds or x.manifold)
+  if not is_of_data or conditions.shapes(model, 1).keys() - {'label'}:
+    return 0.0
+  first = plan.levels.take(0)
+  keys = jax.eval_shape(functools.partial(jax.random.split, num=1), abstract_key())
+  is_of_numbers = jnp.issubdtype(jax.eval_shape(plan.prior_sample, keys, first).dtype, jnp.floating)
+  return float(np.max(first.snr)) if is_of_numbers else 0.0
+
+
+def tried(run: Run) -> Iterator[Change]:
   """Yields other choices of how to draw, one at a time."""
-  c = model.config
+  c = run.model.config
   guidance, average = c.sampling.get('guidance'), c.training.get('average')
   if guidance is not None and guidance.get('scale', 1.0) != 1.0:
     yield Change('without guidance', {'sampling.guidance': None})
@@ -236,11 +272,12 @@ def for_bound(config: Node) -> Node:
   return store.with_fields(config, {f'evaluation.{name}': x for name, x in fields.items()})
 
 
-def features_of(run: Run, fields: Json, beside: FeatureSpace) -> tuple[np.ndarray, Json]:
-  """Draws samples with other fields; returns their features [N, D], and what made them."""
-  config = store.with_fields(run.model.config, fields)
-  compared = scorers.compared(run.changed(config).model, beside.classes)
-  drawing = cells.drawing(config, cells.drawn_for_samples(config))
+def features_of(run: Run, change: Change, beside: FeatureSpace) -> tuple[np.ndarray, Json]:
+  """Draws samples in another way; returns their features [N, D], and what made them."""
+  model = changed(run, change).model
+  compared = scorers.compared(model, beside.classes)
+  compared = compared._replace(from_examples=change.from_examples)
+  drawing = cells.drawing(model.config, cells.drawn_for_samples(model.config))
   path = evaluate.draw(run, drawing, compared=compared)
   about, size = provenance.read(path), run.model.config.evaluation.batch_size
   stored = image_sets.read(path, set(), any_shape=not run.model.facts.x.is_picture)
@@ -282,6 +319,8 @@ def advice(parts: list[Score], others: list[Score], flags: dict[str, str]) -> st
   if not seen:
     return 'nothing is above its error: draw more samples (evaluation.num_generated)'
   first = max(seen, key=lambda name: seen[name])
+  if first == START:
+    return f'{first}: end the schedule in more noise, and train with it'
   if first not in flags:
     return f'{first}: train for longer, or a larger one'
   return f'{first}: {flags[first]}'

@@ -49,6 +49,7 @@ def draw(
   conditions.warn_if_far(model, inputs)
   conditions.note_equal_starts(model, inputs)
   read = inputs.stored | model.shown()
+  read |= {name: x for name, x in inputs.cond.items() if name == 'start'}
   read.pop('conditions', None)  # computed of the originals
   settings = provenance.of_sampling(run, read)
   given, is_traced = model.config.sampling.name, model.config.sampling.profile

@@ -115,3 +115,23 @@ def test_a_broken_test_split_is_not_replaced_by_the_training_split(tmp_path):
   fields = within('data', 'folder', path=str(tmp_path), image_shape=(16, 16, 3))
   model = text_model(**fields, **{'training.batch_size': 4})
   refused('test', conditions.Texts(model).choose, 1)
+
+
+def test_examples_at_which_samples_start_have_their_classes():
+  """They are training examples, each class in a random order of its own, as models see them."""
+  model: Any = make_model(trial('digits'), RunFolder.at('nowhere'))
+  source = datasets.source_of(model.config)
+  every = source.read(np.arange(len(source)))
+  rows = {x.tobytes(): i for i, x in enumerate(model.facts.x.encode(every['x']))}
+  wanted = np.array([3, 3, 9, 0] * 150)
+  found = [rows[x.tobytes()] for x in conditions.some_examples(model, 600, wanted)]
+  assert_array_equal(every['label'][found], wanted)
+  count = np.count_nonzero(every['label'] == 3)
+  of_three = np.array(found)[wanted == 3]
+  assert len({*of_three[:count]}) == count and count < 300  # all of them, before they repeat
+  free = [rows[x.tobytes()] for x in conditions.some_examples(model, 600, None)]
+  assert len({*free}) == 600 and free != sorted(free)
+  assert len({*every['label'][free]}) == 10
+  refused(
+    'no training example has the class 11', conditions.some_examples, model, 1, np.array([11])
+  )

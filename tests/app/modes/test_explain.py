@@ -5,11 +5,13 @@ import shutil
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
+from diffusion_jax.app.inputs.conditions import Compared
 from diffusion_jax.app.modes import MODES, explain
-from diffusion_jax.app.modes.explain import FLOOR, NETWORK, NOW, Change
+from diffusion_jax.app.modes.explain import FLOOR, NETWORK, NOW, START, Change
 from diffusion_jax.app.run.weights import Run, make_model
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.distances import Apart, distance
@@ -55,6 +57,7 @@ def test_parts_add_up_to_the_distance():
     ({STEPS.name: 0.3, NETWORK: 0.2}, {}, 'finite steps: --config.sampling.num_steps=8'),
     ({STEPS.name: 0.1, NETWORK: 0.2}, {'raw weights': -0.1}, 'the network: train for longer, or'),
     ({STEPS.name: 0.1, NETWORK: 0.2}, {'raw weights': -0.3}, 'raw weights: raw'),
+    ({START: 0.3, NETWORK: 0.2}, {}, f'{START}: end the schedule in more noise'),
     ({STEPS.name: 0.0, NETWORK: 0.015, FLOOR: 9.0}, {'raw weights': 1.0}, 'nothing is above'),
   ],
 )
@@ -74,7 +77,10 @@ def test_the_parts_of_a_run_are_kept_and_in_its_report(averaged, tmp_path, capsy
   (path,) = run.glob('evaluation/explain-*/result.json')
   found = json.loads(path.read_text())
   parts = {name: x['value'] for name, x in found['parts'].items()}
-  assert [*parts] == ['finite steps', NETWORK, FLOOR]
+  assert [*parts] == ['finite steps', START, NETWORK, FLOOR]
+  of_start = found['parts'][START]
+  assert of_start['note'] == 'a start at noised training examples takes it away'
+  assert 0 < abs(of_start['value']) < 3 * of_start['error']  # of an SNR of 4e-5
   assert sum(parts.values()) == pytest.approx(found['whole'][NOW]['value'], rel=1e-6)
   assert [*found['changes']] == ['raw weights']
   assert found['settings']['sampling']['checkpoint'] == '4'
@@ -83,7 +89,7 @@ def test_the_parts_of_a_run_are_kept_and_in_its_report(averaged, tmp_path, capsy
   assert 'bound_parts' in said and list(run.glob('evaluation/bound_parts-test-*/parts.png'))
   MODES['explain'](of_run(run, **FEW), run)
   again = capsys.readouterr().out
-  assert again.count('is there already, made with these settings') == 3
+  assert again.count('is there already, made with these settings') == 4
   MODES['report'](of_run(run), run)
   page = (run / 'report.html').read_text()
   for words in 'What adds up', NOW, 'One change at a time', STEPS.name:
@@ -113,8 +119,9 @@ def test_points_of_a_sweep_are_tried_beside_what_is_drawn(averaged, tmp_path):
 
 def fields(changes, name, text):
   """Returns the names of the changes of a config, and their fields."""
-  model = make_model(trial(name, **typed(text)), RunFolder.at(''))
-  return {change.name: change.fields for change in changes(model)}
+  run = Run(make_model(trial(name, **typed(text)), RunFolder.at('')))
+  vars(run)['checkpoint'] = {}, 0
+  return {change.name: change.fields for change in changes(run)}
 
 
 def test_four_times_as_many_steps_are_at_most_those_of_the_schedule():
@@ -124,6 +131,22 @@ def test_four_times_as_many_steps_are_at_most_those_of_the_schedule():
   assert steps('digits', 'schedule.num_steps=100 sampling.num_steps=20') == 80
   assert steps('digits', 'schedule.num_steps=100 sampling.num_steps=30') == 100
   assert steps('two_moons', 'sampling.num_steps=30') == 120
+
+
+def test_noise_is_an_exact_start_where_the_first_level_has_no_signal():
+  """The SNR of EDM's is 80^-2, of VDM's exp(-5); other kinds have no noised examples of data."""
+
+  def snr(name):
+    model: Any = make_model(trial(name), RunFolder.at(''))
+    run = Run(model)
+    learned = model.noisy.process.is_learned
+    vars(run)['checkpoint'] = jax.jit(model.init)(jax.random.key(0)) if learned else {}, 0
+    return explain.signal_at_start(run)
+
+  assert snr('digits_edm') == pytest.approx(80**-2, rel=1e-4)
+  assert snr('digits_vdm') == pytest.approx(np.exp(-5), rel=1e-4)
+  for name in 'digits_flow', 'digits_masked', 'moons_bridge', 'inference', 'directions':
+    assert snr(name) < explain.SIGNAL
 
 
 def test_all_averages_but_the_own_are_tried():
@@ -139,15 +162,18 @@ def test_all_averages_but_the_own_are_tried():
 def test_samples_of_a_point_have_the_classes_of_its_own_model(averaged, monkeypatch):
   """A classifier may guide a point, whose samples then have classes."""
   run = Run.open(of_run(averaged), RunFolder.at(averaged))
-  compared = lambda model, classes: f'{model.config.sampling.grid.number} steps, {classes}'
+
+  def compared(model, classes):
+    return Compared(words=f'{model.config.sampling.grid.number} steps, {classes}')
 
   def draw(run, drawing, compared):
-    raise UserError(compared)
+    raise UserError(compared.words)
 
   monkeypatch.setattr(explain.scorers, 'compared', compared)
   monkeypatch.setattr(explain.evaluate, 'draw', draw)
   beside: Any = SimpleNamespace(classes='of train')
-  refused('7 steps, of train', explain.features_of, run, {'sampling.num_steps': 7}, beside)
+  change = Change('', {'sampling.num_steps': 7})
+  refused('7 steps, of train', explain.features_of, run, change, beside)
 
 
 def test_what_has_no_features_is_refused(tmp_path):
