@@ -19,4 +19,5 @@ def get_config():
   config.objective = section('vae', beta=0.01)
   config.optimizer.weight_decay = 0.01
   config.training.held_out.batches = 45  # 8 times the 360 images
+  config.training.band = 'configs/bands/digits_autoencoder.json'
   return config

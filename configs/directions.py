@@ -25,6 +25,7 @@ def get_config(arg=''):
   config.schedule = section('flow')
   config.noise_input = section('time', scale=1000.0)
   config.objective = section('geodesic_flow')
+  config.conditioning = section(context='if_any')
   config.network = section('mlp', channels=128, num_blocks=3)
   config.sampling.update(num_samples=1000, batch_size=1000, num_steps=100)
   if not arg:

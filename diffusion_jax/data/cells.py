@@ -153,6 +153,11 @@ class Held(NamedTuple):
     yield [*range(self.first, self.first + len(cells[0]))], cells
 
 
+def unnamed(count: int) -> tuple[str, ...]:
+  """Returns the names of the columns of a file without a header."""
+  return tuple(f'column{i + 1}' for i in range(count))
+
+
 def open_rows(path: str | Path, header: bool | None = None) -> RowsOfFile:
   """Opens a CSV file in UTF-8, with the delimiters of `read_cells`.
 
@@ -176,7 +181,7 @@ def open_rows(path: str | Path, header: bool | None = None) -> RowsOfFile:
   if header is None:
     header = _has_names([*itertools.zip_longest(*(row for _, row in rows), fillvalue='')])
   if not header:
-    return RowsOfFile(path, tuple(f'column{i + 1}' for i in range(len(first))), delimiter, number)
+    return RowsOfFile(path, unnamed(len(first)), delimiter, number)
   if not others:
     raise ValueError(f'{path} needs a header with the names of its columns, and rows below it')
   names = tuple(map(single_line, first))

@@ -15,7 +15,15 @@ from typing import Literal
 import numpy as np
 
 from diffusion_jax.data import buckets, customers, notations
-from diffusion_jax.data.cells import HEADER, MISSING, Held, RowsOfFile, open_rows, single_line
+from diffusion_jax.data.cells import (
+  HEADER,
+  MISSING,
+  Held,
+  RowsOfFile,
+  open_rows,
+  single_line,
+  unnamed,
+)
 from diffusion_jax.data.column_kinds import ColumnCells, category_key
 from diffusion_jax.data.columns import check_columns
 from diffusion_jax.data.notations import days
@@ -207,10 +215,11 @@ def _reader(spec: ArraySpec, i: int) -> Callable[[str], float]:
 def numbers(rows: RowsOfFile | Held, spec: ArraySpec, size: int) -> np.ndarray:
   """Returns the rows of a table as numbers, float64 [size, C].
 
-  A category that the columns do not have is not known, and a line says how many. Raises ValueError
-  that names row and column.
+  A category that the columns do not have is there and not known, and a line says how many. Raises
+  ValueError that names row and column.
   """
-  own = [i for i, kind in enumerate(spec.kinds) if kind != 'presence']
+  presence = _presence_of(spec)
+  own = [i for i in range(len(spec.names)) if i not in presence.values()]
   check_columns(str(rows.path), rows.names, [spec.names[i] for i in own])
   x, start = np.full((size, len(spec.names)), np.nan), 0
   unknown: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
@@ -219,6 +228,8 @@ def numbers(rows: RowsOfFile | Held, spec: ArraySpec, size: int) -> np.ndarray:
     for i in own:
       texts = cells[rows.names.index(spec.names[i])]
       x[start:end, i] = _column(texts, spec, i, rows.path, numbers_of_rows, unknown)
+      if i in presence:
+        x[start:end, presence[i]] = [text not in MISSING for text in texts]
     start = end
   for name, texts in unknown.items():
     text = next(iter(texts))
@@ -226,20 +237,28 @@ def numbers(rows: RowsOfFile | Held, spec: ArraySpec, size: int) -> np.ndarray:
       f'{rows.path}: {texts.total():,} cells of column {name!r} are not known, such as {text!r}, '
       'which is no category of the training'
     )
-  return _with_presences(x, spec)
+  return x
 
 
 def of_columns(path: str | Path, spec: ArraySpec) -> TableSource:
-  """Returns the rows of a CSV file with the columns of a table that is known."""
-  rows = open_rows(buckets.local(str(path)), header=True)
+  """Returns the rows of a CSV file with the columns of a table that is known.
+
+  The file may lack a header where the table has none, whose columns are column1, column2, ...
+  """
+  own = len(spec.names) - len(_presence_of(spec))
+  without = spec.names[:own] == unnamed(own)
+  file = buckets.local(str(path))
+  rows = open_rows(file, header=None if without else True)
   return TableSource(numbers(rows, spec, size_of(rows)), spec)
 
 
-def _with_presences(x, spec):
-  for i, kind in enumerate(spec.kinds):
-    if kind == 'presence':
-      x[:, i] = np.isfinite(x[:, spec.names.index(spec.names[i].removesuffix(PRESENT))])
-  return x
+def _presence_of(spec):
+  # Returns {column: the column that says whether its cells are there}.
+  return {
+    spec.names.index(spec.names[i].removesuffix(PRESENT)): i
+    for i, kind in enumerate(spec.kinds)
+    if kind == 'presence'
+  }
 
 
 def _column(texts, spec, i, path, places, unknown=None):
@@ -281,11 +300,8 @@ def known_cells(
     if name:
       i = spec.names.index(name)
       x[:, i] = _column(texts, spec, i, what, places)
-  present = np.isfinite(x)
-  for i, kind in enumerate(spec.kinds):
-    if kind == 'presence':  # A cell that is given is there; of the others it is drawn.
-      given = present[:, spec.names.index(spec.names[i].removesuffix(PRESENT))]
-      x[:, i] = np.where(given, 1.0, np.nan)
+  for i, presence in _presence_of(spec).items():  # A cell that is given is there.
+    x[:, presence] = np.where(np.isfinite(x[:, i]), 1.0, np.nan)
   return x
 
 

@@ -50,7 +50,8 @@ class SampleMetric(NamedTuple):
   of the samples, arrays of the reference) -> scores; raises `Missing`.
   features: names of the spaces that it is computed in, of
   `features.EXTRACTORS`; () for any. by_statistics: of the reference it needs
-  only mean and covariance. report: (these arrays, folder) draws figures.
+  only mean and covariance. of_training: the reference must be the training examples.
+  report: (these arrays, folder) draws figures.
   """
 
   scores: Mapping[str, bool]
@@ -58,6 +59,7 @@ class SampleMetric(NamedTuple):
   compute: Callable[[Arrays, Arrays], list[Score]]
   features: tuple[str, ...] = ()
   by_statistics: bool = False
+  of_training: bool = False
   report: Callable[[Arrays, Arrays, Path], None] | None = None
 
 

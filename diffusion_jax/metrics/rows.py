@@ -102,15 +102,18 @@ def detection_auc(
   deviation over folds. N = M of both sets. Samples without a missing cell get the gaps
   of random rows of the reference.
   """
-  from sklearn.model_selection import StratifiedKFold, cross_val_score
+  from sklearn.metrics import roc_auc_score
+  from sklearn.model_selection import StratifiedKFold
 
   rows = np.concatenate([reference, _with_gaps(samples, reference, seed)])
   labels = np.repeat([0, 1], [len(reference), len(samples)])
   folds = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
-  classifier = _boosted(sizes, np.arange(len(sizes)), True, seed)
+  scores, every = [], np.arange(len(sizes))
   with _one_thread():
-    scores = cross_val_score(classifier, rows, labels, cv=folds, scoring='roc_auc')
-  return Estimate(float(scores.mean()), float(scores.std(ddof=1)))
+    for train, test in folds.split(rows, labels):
+      model, known = _boosted(rows[train], labels[train], sizes, every, seed)
+      scores.append(roc_auc_score(labels[test], model.decision_function(rows[test][:, known])))
+  return Estimate(float(np.mean(scores)), float(np.std(scores, ddof=1)))
 
 
 def _with_gaps(samples, reference, seed):
@@ -127,13 +130,20 @@ def _one_thread():
   return threadpool_limits(1, user_api='openmp')  # More wait for each other on a busy machine.
 
 
-def _boosted(sizes, columns, is_classifier, seed=0):
+def _boosted(rows, y, sizes, columns, seed=0, is_classifier=True):
+  # Returns scikit-learn's gradient boosting of y [N] by columns of rows, and those that it reads:
+  # it needs a cell that is known, and two rows of a class.
   from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
+  if is_classifier:
+    classes, index, counts = np.unique(y, return_inverse=True, return_counts=True)
+    several = counts[index] > 1 if (counts > 1).sum() > 1 else np.full(len(y), True)
+    rows, y = rows[several], y[several]
+  known = columns[np.isfinite(rows[:, columns]).any(axis=0)]
   # Categories above its 255 bins are read as numbers.
-  own = (sizes[columns] > 0) & (sizes[columns] <= 255)
+  own = (sizes[known] > 0) & (sizes[known] <= 255)
   kind = HistGradientBoostingClassifier if is_classifier else HistGradientBoostingRegressor
-  return kind(categorical_features=own, random_state=seed)
+  return kind(categorical_features=own, random_state=seed).fit(rows[:, known], y), known
 
 
 def utility(
@@ -148,16 +158,15 @@ def utility(
 
   others = np.delete(np.arange(len(sizes)), column)
   train, test = (rows[~np.isnan(rows[:, column])] for rows in (train, test))
-  x, y, truth = train[:, others], train[:, column], test[:, column]
-  is_class = bool(sizes[column])
-  if len(np.unique(y)) < 2:
+  y, truth, is_class = train[:, column], test[:, column], bool(sizes[column])
+  if len(np.unique(y)) < 2 or not np.isfinite(train[:, others]).any():
     return 0.5 if is_class else 0.0
   with _one_thread():
-    model = _boosted(sizes, others, is_class, seed).fit(x, y)
+    model, known = _boosted(train, y, sizes, others, seed, is_class)
     if not is_class:
-      return float(r2_score(truth, model.predict(test[:, others])))
+      return float(r2_score(truth, model.predict(test[:, known])))
     p = np.zeros((len(test), sizes[column]))
-    p[:, model.classes_.astype(int)] = model.predict_proba(test[:, others])
+    p[:, model.classes_.astype(int)] = model.predict_proba(test[:, known])
   found = [k for k in np.unique(truth).astype(int) if not np.all(truth == k)]
   return float(np.mean([roc_auc_score(truth == k, p[:, k]) for k in found]))
 
@@ -269,14 +278,18 @@ def _sets(name, samples, reference, beside):
 Compare = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Estimate]
 
 
-def _metric(name: str, higher: bool, compare: Compare, beside: bool, note: str) -> SampleMetric:
-  # compare: (rows, reference, rows of the other split, sizes) -> estimate.
+def _metric(
+  name: str, higher: bool, compare: Compare, beside: bool, note: str, most: int = 0
+) -> SampleMetric:
+  # compare: (rows, reference, rows of the other split, sizes) -> estimate. most: how many rows it
+  # compares with as many of the reference; 0: all with all.
   def compute(samples: Arrays, reference: Arrays) -> list[Score]:
     sets, real, others, sizes = _sets(name, samples, reference, beside)
     count = len(sets[''])
-    words = f'{note}, {count:,} rows against {len(real):,}'
+    words = f'{count:,} rows against {len(real):,}'
+    words = f'{min(count, len(real), most):,} rows against as many' if most else words
     return [
-      Score(name + f'_{of}' * bool(of), compare(x, real, others, sizes), words)
+      Score(name + f'_{of}' * bool(of), compare(x, real, others, sizes), f'{note}, {words}')
       for of, x in sets.items()
     ]
 
@@ -335,7 +348,8 @@ def detection(num_folds: int = 5, seed: int = 0, beside: bool = True) -> SampleM
     x, y = (z[some_of(z, count)] for z in (rows, real))
     return detection_auc(x, y, sizes, num_folds, seed)
 
-  return _metric('detection_auc', False, compare, beside, f'0.5 at best, {num_folds} folds')
+  note = f'0.5 at best, {num_folds} folds'
+  return _metric('detection_auc', False, compare, beside, note, MOST_ROWS)
 
 
 @declares(
@@ -355,6 +369,8 @@ def usefulness(target: str = '', beside: bool = True) -> SampleMetric:
       raise ValueError(f'usefulness: target={target} is not a column: {", ".join(names)}')
     column = names.index(target) if target else len(names) - 1
     test = _cells('usefulness', reference, sizes, 'others', 'reference')
+    if len(np.unique(test[np.isfinite(test[:, column]), column])) < 2:
+      raise Missing(f'usefulness needs two values of {names[column]!r} in rows of the other split')
     rows = _cells('usefulness', samples, sizes)
     sets = {'': rows} | (
       {'real': real} | simple_rows.drawn(real, sizes, len(rows)) if beside else {}
@@ -396,7 +412,8 @@ def copies_of_rows(beside: bool = True) -> SampleMetric:
     return scores
 
   names = [f'{x}{of}' for of in ('', *['_real'] * beside) for x in ('closest', 'copied_rows')]
-  return SampleMetric({x: x.startswith('closest') for x in names}, NEEDS, compute)
+  scores = {x: x.startswith('closest') for x in names}
+  return SampleMetric(scores, NEEDS, compute, of_training=True)
 
 
 @declares(what='the share of the categories that samples have, in the mean over columns')

@@ -220,6 +220,27 @@ def test_a_category_that_only_the_test_file_has_is_not_known(csv, capsys):
     read(train, split='test', test_path=csv('a,b\nu,x\n3,x\n', 'wrong.csv'))
 
 
+def test_a_cell_of_an_unknown_category_is_there(csv):
+  """It is not known to models, which would read a missing cell as any of the categories."""
+  path, other = csv('a,b\n1,x\n2,\n5,y\n'), csv('a,b\n4,z\n3,?\n2,x\n', 'test.csv')
+  train = read(path, missing='drawn')
+  test = read(path, missing='drawn', split='test', test_path=other)
+  assert test.spec.names == ('a', 'b', 'b present')
+  assert_array_equal(test.x, [[4, np.nan, 1], [3, np.nan, 0], [2, 0, 1]])
+  assert_array_equal(mixed.of_columns(other, train.spec).x, test.x)
+  seen = measured(train).x.encode(test.x)
+  assert np.isnan(seen[0, 1]) and np.isfinite(seen[1:, 1]).all()
+
+
+def test_rows_without_a_header_are_read_as_those_of_a_table_without_one(csv):
+  without, rows = csv('1,x\n2,y\n5,x\n'), 'column1,column2\n1,x\n2,y\n'
+  spec = read(without).spec
+  for text in ('1,x\n2,y\n', rows):
+    assert_array_equal(mixed.of_columns(csv(text, 'rows.csv'), spec).x, [[1, 0], [2, 1]])
+  with pytest.raises(ValueError, match="no column 'a'"):
+    mixed.of_columns(without, read(csv('a,b\n1,x\n2,y\n', 'named.csv')).spec)
+
+
 def test_given_cells_are_read_by_name(csv):
   spec = measured(read(csv(PEOPLE))).x
   known = mixed.read_known(csv('member,age\nyes,\n,41.5\n', 'known.csv'), spec)

@@ -100,6 +100,40 @@ def test_rows_are_useful_if_a_model_of_them_predicts_real_ones(rng):
     scores(rows.usefulness(), real, real)
 
 
+def test_a_classifier_reads_what_it_can(rng):
+  """A column without a known cell is not read, nor, of many rows, the only row of a class."""
+  real, others = table(rng, 300), table(rng, 300)
+  several = [rows.detection(3, beside=False), rows.usefulness('d', beside=False)]
+  without = [scores(x, table(rng, 300), real, others) for x in several]
+  for column in 0, 2:
+    few = [z.copy() for z in (table(rng, 300), real, others)]
+    for z in few:
+      z[:, column] = np.nan
+    found = [scores(x, *few) for x in several]
+    assert 0.4 < found[0]['detection_auc'] < 0.6
+    assert abs(found[1]['usefulness'] - without[1]['usefulness']) < 0.25
+  many = table(rng, 10_500, missing=0.0)
+  many[:, 3] %= 1
+  many[0, 3] = 1
+  sizes = np.array([0, 3, 0, 3])
+  many[1:5000, 3] = 2
+  test = table(rng, 300, missing=0.0)
+  assert 0.3 < rows.utility(many, test, sizes, 3) < 0.7
+
+
+def test_a_target_needs_two_values_in_rows_of_the_other_split(rng):
+  real, others = table(rng, 100), table(rng, 100, missing=0.0)
+  with pytest.raises(Missing, match="two values of 'd' in rows of the other split"):
+    scores(rows.usefulness('d'), real, real, others[others[:, 3] == 1])
+
+
+def test_equal_numbers_of_rows_are_said(rng):
+  arrays = {'values': table(rng, 500), 'sizes': SIZES, 'names': np.array(list('abcd'))}
+  for samples, note in ((60, '60 rows against as many'), (900, '500 rows against as many')):
+    (score,) = rows.detection(3, beside=False).compute({'values': table(rng, samples)}, arrays)
+    assert score.note.endswith(note)
+
+
 def test_copies_are_at_the_distance_0(rng):
   real, others = table(rng, 500), table(rng, 500, missing=0.0)
   half = np.concatenate([real[:100], others[:100]])

@@ -461,7 +461,8 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
       hint = f': set config.evaluation.{field}, now {each.space}'
       hint = hint if need in EXTRACTED else ''
       raise UserError(f'config.{_PATH}: {missing(each.name, need)}{hint}')
-    if 'held_out' in each.metric.needs and examples(c) != 'train':
+    of_training = each.metric.of_training or 'held_out' in each.metric.needs
+    if of_training and examples(c) != 'train':
       raise UserError(
         f'config.evaluation.reference={c.reference}: {each.name} compares samples with the '
         'training examples and with held-out ones: leave reference out'

@@ -610,8 +610,19 @@ FAR = 6.0  # standard deviations
 def warn_if_far(model: Model, inputs: Conditions) -> None:
   """Prints which row of a context is far from the training data, if one is."""
   values, context = Contexts(model).values, inputs.stored.get('context')
-  if context is None or values is None or model.ends[0] or values.kinds:
-    return  # Numbers of a table stay within the least and the most of the training.
+  if context is None or values is None or model.ends[0]:
+    return
+  for i in values.numbers:
+    low, high = values.knots[i][0], values.knots[i][-1]
+    far = (context[:, i] < low) | (context[:, i] > high)
+    if far.any():
+      row = int(np.argmax(far))
+      print(
+        f'note: {values.names[i]!r} of row {row} of the context is {context[row, i]:.10g}, and '
+        f'in the training it is {low:.10g} to {high:.10g}: the network reads the nearer of these'
+      )
+  if values.kinds:
+    return
   z = np.abs(np.nan_to_num(values.encode(context))).reshape(len(context), -1)
   row, entry = np.unravel_index(np.argmax(z), z.shape)
   if z[row, entry] > FAR:

@@ -135,3 +135,19 @@ def test_examples_at_which_samples_start_have_their_classes():
   refused(
     'no training example has the class 11', conditions.some_examples, model, 1, np.array([11])
   )
+
+
+def test_a_number_beyond_those_of_the_training_is_said(capsys):
+  """A table's numbers go by their quantiles, so the network sees the nearest that was seen."""
+  model: Any = make_model(trial('table'), RunFolder.at('nowhere'))
+  x = model.facts.x
+  rows = np.full((2, len(x.names)), np.nan)
+  age, _ = x.names.index('age'), capsys.readouterr()
+  low, high = x.knots[age][0], x.knots[age][-1]
+  far = f"'age' of row 1 of the context is {high + 9:g}"
+  for number, said in ((low, ''), (high, ''), (high + 9, far)):
+    rows[1, age] = number
+    conditions.warn_if_far(model, conditions.Conditions({}, {'context': rows}, rows[:, 0], rows))
+    printed = capsys.readouterr().out
+    assert said in printed and bool(said) == bool(printed)
+  assert f'in the training it is {low:g} to {high:g}' in printed

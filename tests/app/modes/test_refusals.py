@@ -321,6 +321,8 @@ evaluation.metrics=accuracy evaluation.features=digits conditioning.labels=False
   conditioning.dropout=0 => accuracy needs labels of the samples
 evaluation.metrics=memorisation evaluation.features=pixels evaluation.reference=test =>
   reference=test: memorisation compares samples with the training examples
+table evaluation.metrics=copies evaluation.reference=test => reference=test: copies compares samples
+  with the training examples
 evaluation.metrics=fd evaluation.features=x => features='x' is not one of
 evaluation.metrics=loss objective=vlb => config.evaluation.loss: objective=vlb does not only denoise
 evaluation.metrics=loss objective=tests.app.toy_parts:objective => is your own: diffusion_jax.tes

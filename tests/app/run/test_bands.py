@@ -173,7 +173,7 @@ def test_a_file_that_is_no_band_is_refused(band, tmp_path):
 
 BANDS = bands.installed()
 WITH_BAND = [name for name in FILES if read(name).training.band]
-# Why a config has no band: a training takes longer than three minutes of a processor,
+# Why a config has no band: a training takes longer than four minutes of a processor,
 LONGER = """
   digits_classifier digits_consistency digits_d3pm digits_distilled digits_dit digits_edm
   digits_edm2 digits_flow digits_hvae digits_improved digits_joint digits_latent digits_masked
@@ -187,7 +187,7 @@ OTHER_DATA = 'mnist mnist_bits mnist_classifier pictures table text_masked vecto
 # the seed chooses its validation examples,
 BY_SEED = ['regression']
 # or five trainings of two or three minutes were not made yet.
-NOT_YET = ['digits_autoencoder', 'rollout']
+NOT_YET = ['rollout']
 
 
 def test_every_config_has_a_band_or_a_reason():
@@ -213,7 +213,7 @@ def test_a_config_is_that_of_its_band(name, tmp_path):
   last = one.training.num_steps
   for curve in ('loss', 'test_loss'):
     low, high = band.expected(curve)[last]
-    assert 0 < low < high < 1.5 * low
+    assert 0 < low < high < 2 * low
 
 
 def test_a_changed_config_is_not_that_of_its_band(tmp_path):
