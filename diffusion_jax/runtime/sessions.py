@@ -38,18 +38,19 @@ def write_start(workdir: Folder, step: int, parameters: int, own: Json | None = 
   )
 
 
-def last_own(workdir: Folder) -> Json:
+def last_own(entries: list[dict]) -> Json:
   """Returns `own` of the last start; {} without a start."""
-  starts = [x['own'] for x in read(workdir) if isinstance(x.get('own'), dict)]
+  starts = [x['own'] for x in entries if isinstance(x.get('own'), dict)]
   return starts[-1] if starts else {}
 
 
-def write_end(workdir: Folder, step: int, processor: float | None = None) -> None:
+def write_end(workdir: Folder, step: int, num_steps: int, processor: float | None = None) -> None:
   """Appends the end of a training that did all of its steps.
 
-  processor: the seconds that the processor took since the start.
+  num_steps: those that it was told, of which patience may leave some out; processor: the seconds
+  that the processor took since the start.
   """
-  end = {'event': 'end', 'step': step, 'time': _now()}
+  end = {'event': 'end', 'step': step, 'num_steps': num_steps, 'time': _now()}
   _append(workdir, end | ({} if processor is None else {'processor_seconds': round(processor, 1)}))
 
 

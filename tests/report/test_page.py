@@ -88,7 +88,7 @@ def write_run(folder, loss=1.0):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b'x')
   sessions.write_start(folder, 0, 1234567)
-  sessions.write_end(folder, 300)
+  sessions.write_end(folder, 300, 300)
   return folder
 
 

@@ -120,11 +120,18 @@ def prepared(run: Run) -> Run:
       f'--mode=explain compares features of samples, and those of {model.schema.kind} of these '
       'data have none: take --mode=evaluate'
     )
-  for path in DECIDED:
+  of_metric = [path for path in run.given if path.startswith('evaluation.fd.')]
+  for path in (*DECIDED, *(x for x in of_metric if x != 'evaluation.fd.features')):
     value = store.set_in(model.config, model.run, path) if path in run.given else None
     if value is not None:
       raise UserError(f'config.{path}={value} has no effect with --mode=explain: leave it out')
+  if scorers.has_statistics(model.config.evaluation):
+    raise UserError(
+      f'config.evaluation.reference={model.config.evaluation.reference} has no examples, which '
+      '--mode=explain compares samples with: leave it out'
+    )
   few = {f'evaluation.{name}': min(_SAMPLES, x) for name, x in fewer(model).items()}
+  few = {name: x for name, x in few.items() if name not in run.given}
   config = store.with_fields(model.config, DECIDED | few)
   if config.evaluation.num_generated > MOST:
     print(f'{MOST:,} samples are drawn: their pairs are compared')
@@ -154,7 +161,9 @@ def compared_with(run: Run, points: list[Change]) -> FeatureSpace:
   count = min(model.config.evaluation.num_generated, len(space.reference['held_out']))
   if count < 2:
     raise UserError(f'--mode=explain needs 2 samples and 2 held-out examples: there are {count}')
-  return FeatureSpace(space, name, classes, cell.fields['evaluation'])
+  fields = cell.fields['evaluation']
+  fields = {**fields, 'fd': {'features': fields['fd'].get('features')}}
+  return FeatureSpace(space, name, classes, fields)
 
 
 def replaced(run: Run) -> Iterator[Change]:
@@ -262,6 +271,8 @@ def checked(run: Run) -> Cell:
   (point,) = cells.points_of(run)
   evaluate.check(point)
   (cell,) = point.cells
+  if cell.name == 'fd' and len(cell.scored) > 1:
+    raise UserError('config.evaluation.fd.features: --mode=explain compares in one space: give one')
   return cell
 
 
@@ -348,6 +359,7 @@ def write(
     print(f'one change at a time (below 0 is better):\n{table(changes)}')
   print(f'change first: {first}')
   settings = {'evaluation': beside.fields, 'sampling': drawn[NOW]['sampling'], 'drawn': drawn}
+  settings |= {'weights': drawn[NOW]['weights']}
   settings |= {'reference': space.protocol, 'held_out': space.held_out}
   name = c.evaluation.name
   name = f'explain-{name}' if name else provenance.name_of(run.model, 'explain', ('sampling.',))

@@ -37,7 +37,7 @@ from diffusion_jax.metrics.neighbours import nearest_examples
 from diffusion_jax.report import page, pictures, record, results
 from diffusion_jax.report.pictures import Film
 from diffusion_jax.report.results import Table
-from diffusion_jax.runtime import processes, run_folder
+from diffusion_jax.runtime import processes, run_folder, sessions
 from diffusion_jax.runtime.files import one_line, write_text
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.streams import stream
@@ -93,9 +93,12 @@ def _write(path, run, frames):
   runs = read_runs([model.run, *others])
   chosen = sampled_step(model.run, config.sampling.checkpoint)
   every = runs[0].fields.get(roles.LOG_EVERY)
-  of_band = optional(
-    'band', lambda: bands.compare(config, runs[0].fields, runs[0].sessions).expected(every)
-  )
+
+  def expected():
+    own = sessions.last_own(runs[0].sessions)
+    return bands.compare(config, runs[0].fields, runs[0].sessions, own).expected(every)
+
+  of_band = optional('band', expected)
   runs[0] = runs[0]._replace(sampled=chosen, expected=of_band or {})
   if workdir != model.run:
     mine = [*runs[0].results, *record.read_results(workdir.evaluation)]

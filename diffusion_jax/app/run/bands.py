@@ -34,13 +34,15 @@ Expected = Mapping[int, tuple[float, float]]
 class Band(NamedTuple):
   """The curves of trainings that differ in nothing but their seeds.
 
-  fields: see `roles.curve_fields`; curves: {name: (steps, values [steps, trainings])}.
+  fields: see `roles.curve_fields`; curves: {name: (steps, values [steps, trainings])}; code: sums
+  of the user's own modules by name.
   """
 
   path: str
   fields: Json
   curves: Mapping[str, tuple[Sequence[int], np.ndarray]]
   trainings: int
+  code: Mapping[str, str]
 
   def expected(self, name: str) -> Expected:
     """Returns the 95 % prediction intervals of a curve for one more training, {} if unknown."""
@@ -68,14 +70,24 @@ def content_of(runs: Sequence[RunFolder]) -> Json:
   for run, other in zip(runs, fields, strict=True):
     if changed := folder.differences(fields[0], other):
       raise UserError(f'{run} and {runs[0]} differ by more than their seeds: {changed}')
-  every = [record.read_curves(run.metrics) for run in runs]
-  names = [name for name in every[0] if name.removeprefix(HELD_OUT[0]) not in _NOT_MEASURED]
   entries = [sessions.read(run) for run in runs]
+  code = [_own_modules(x, sessions.last_own(y)) for x, y in zip(stored, entries, strict=True)]
+  for run, other in zip(runs, code, strict=True):
+    if changed := _changed_code(code[0], other):
+      raise UserError(f'{run} and {runs[0]} differ by more than their seeds: {changed}')
+  every = [record.read_curves(run.metrics) for run in runs]
+  names = [
+    name
+    for name in every[0]
+    if all(name in curves for curves in every)
+    and name.removeprefix(HELD_OUT[0]) not in _NOT_MEASURED
+  ]
   starts = [[x for x in found if x.get('event') == 'start'][-1] for found in entries]
   made = {name: starts[0][name] for name in _OF_START}
   return {
     'trainings': len(runs),
     'fields': fields[0],
+    'code': code[0],
     'curves': {name: _joined([curves[name] for curves in every]) for name in names},
     'processor_seconds': [sessions.processor_seconds(found) for found in entries],
     'made': made | {'processor': compiling.processor()},
@@ -89,9 +101,20 @@ def check_not_continued(run: RunFolder, num_steps: int) -> None:
 
 
 def _continued(entries, num_steps):
-  # Returns what is to be said of a training that went on after its end, '' of others.
-  ends = {x['step'] for x in entries if x.get('event') == 'end'} - {num_steps}
+  # Returns what is to be said of a training that goes on after an end with other num_steps, or ''.
+  ends = [x['step'] for x in entries if x.get('event') == 'end' and x.get('num_steps') != num_steps]
   return f'ended at step {min(ends)}: its learning rate decays again' if ends else ''
+
+
+def _own_modules(fields, own):
+  # Returns the sums of the user's own modules that the fields of a config name.
+  names = {x.partition(':')[0] for x in trust.texts_in(fields) if ':' in x}
+  return {name: own[name] for name in sorted(names & own.keys())}
+
+
+def _changed_code(before, now):
+  names = [name for name, code in before.items() if now.get(name) != code]
+  return f'the code of {", ".join(names)} has changed' if names else ''
 
 
 def _joined(curves):
@@ -131,7 +154,8 @@ def read(path: str) -> Band:
       )
       for name, curve in content['curves'].items()
     }
-    return Band(path, dict(content['fields']), curves, int(content['trainings']))
+    trainings, code = int(content['trainings']), dict(content['code'])
+    return Band(path, dict(content['fields']), curves, trainings, code)
   except OSError as error:
     raise UserError(f'{what}: there is no such file, which --mode=band writes') from error
   except (AttributeError, LookupError, TypeError, ValueError) as error:
@@ -154,12 +178,15 @@ class Comparison(NamedTuple):
     return {name: band.expected(name) for name in names}
 
 
-def compare(config: Node, fields: Mapping[str, object], entries: Sequence[Json] = ()) -> Comparison:
+def compare(
+  config: Node, fields: Mapping[str, object], entries: Sequence[Json], own: Mapping[str, str]
+) -> Comparison:
   """Returns the comparison of a run with the band of its config.
 
-  fields: {'section.field': value} of its config.json; entries: of its sessions.jsonl. Runs with
-  another loss, other data or draws, or that went on after their end, are not compared; what else
-  differs, such as the learning rate, is said. Raises UserError as `read`.
+  fields: {'section.field': value} of its config.json; entries: of its sessions.jsonl; own: as its
+  starts have it. Runs with another loss, other data, draws or code of the user's, or that went on
+  after their end, are not compared; what else differs, such as the learning rate, is said. Raises
+  UserError as `read`.
   """
   if not config.training.band:
     return Comparison()
@@ -175,8 +202,9 @@ def compare(config: Node, fields: Mapping[str, object], entries: Sequence[Json] 
     return folder.differences(old, new)
 
   about = f'band: {band.path}, {band.trainings} trainings'
-  said = _continued(entries, config.training.num_steps)
-  if others := _shortly(differ(True)) or (said and f'this training {said}'):
+  if said := _continued(entries, config.training.num_steps):
+    said = f'this training {said}'
+  if others := _shortly(differ(True)) or said or _changed_code(band.code, own):
     return Comparison(None, (f'{about}, with which nothing is compared: {others}',))
   lines = [f'{about}: expected is where 19 of 20 more of them would be']
   if others := differ(False):

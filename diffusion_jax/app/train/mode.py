@@ -83,7 +83,7 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
   chosen = ''
   if processes.is_first():
     spent = time.process_time() - parts.start_up.processor
-    sessions.write_end(parts.workdir, step, spent)
+    sessions.write_end(parts.workdir, step, parts.config.training.num_steps, spent)
     chosen = report.read_runs([parts.workdir])[0].chosen
   print(f'trained {step} steps: {parts.workdir}' + bool(chosen) * f'\nnote: {chosen}')
   return run.log

@@ -152,7 +152,10 @@ def prepare(config: Node, workdir: RunFolder) -> Setup:
     loggers=loggers,
     start_up=start_up,
     band=bands.compare(
-      config, folder.flat(folder.stored_form(config, facts)), sessions.read(workdir)
+      config,
+      folder.flat(folder.stored_form(config, facts)),
+      sessions.read(workdir),
+      own_code(model),
     ),
   )
 
@@ -438,7 +441,7 @@ def own_code(model: Model) -> Json:
 
 def changed_code(model: Model) -> str:
   """Returns a note if the user's own code, or what it reads, has changed since the last start."""
-  before = sessions.last_own(model.workdir)
+  before = sessions.last_own(sessions.read(model.workdir))
   now = reads.now(before) | own_code(model)
   names = [name for name, x in before.items() if now[name] != x]
   changed = f'{", ".join(names[:3])}{" and others" * (len(names) > 3)}'

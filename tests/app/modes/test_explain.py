@@ -85,6 +85,7 @@ def test_the_parts_of_a_run_are_kept_and_in_its_report(averaged, tmp_path, capsy
   assert [*found['changes']] == ['raw weights']
   assert found['settings']['sampling']['checkpoint'] == '4'
   assert found['settings']['evaluation']['num_generated'] == 12
+  assert found['settings']['weights'] == found['settings']['drawn'][NOW]['weights']
   assert f'change first: {found["change_first"]}' in said and path.with_name('parts.png').exists()
   assert 'bound_parts' in said and list(run.glob('evaluation/bound_parts-test-*/parts.png'))
   MODES['explain'](of_run(run, **FEW), run)
@@ -130,14 +131,14 @@ def test_four_times_as_many_steps_are_at_most_those_of_the_schedule():
 
   assert steps('digits', 'schedule.num_steps=100 sampling.num_steps=20') == 80
   assert steps('digits', 'schedule.num_steps=100 sampling.num_steps=30') == 100
-  assert steps('two_moons', 'sampling.num_steps=30') == 120
+  assert steps('digits_flow', 'sampling.num_steps=30') == 120
 
 
-def test_noise_is_an_exact_start_where_the_first_level_has_no_signal():
+def test_noise_is_an_exact_start_where_the_first_level_has_no_signal(tmp_path):
   """The SNR of EDM's is 80^-2, of VDM's exp(-5); other kinds have no noised examples of data."""
 
   def snr(name):
-    model: Any = make_model(trial(name), RunFolder.at(''))
+    model: Any = make_model(trial(name), RunFolder.at(tmp_path))
     run = Run(model)
     learned = model.noisy.process.is_learned
     vars(run)['checkpoint'] = jax.jit(model.init)(jax.random.key(0)) if learned else {}, 0
@@ -193,13 +194,22 @@ def test_what_has_no_features_is_refused(tmp_path):
     ),
     ('evaluation.num_pairs=20', 'config.evaluation.num_pairs=20 has no effect'),
     ('evaluation.num_generated=1', 'needs 2 samples and 2 held-out examples: there are 1'),
+    ('evaluation.fd.num_draws=3', 'config.evaluation.fd.num_draws=3 has no effect'),
+    ('evaluation.fd.features=pixels,digits', 'compares in one space: give one'),
+    (
+      'evaluation.reference=statistics.npz',
+      'evaluation.reference=statistics.npz has no examples',
+    ),
     ('sampling.labels=3', 'config.sampling.labels=3: --mode=explain compares samples with all'),
     ('evaluation.sweep=labels=3,4', "config.evaluation.sweep='labels=3,4': labels=3: config.samp"),
     ('evaluation.bound_parts.num_steps=3', 'config.evaluation.bound_parts'),
   ],
 )
-def test_a_flag_that_is_not_read_is_refused(flags, words, averaged, tmp_path):
+def test_a_flag_that_is_not_read_is_refused(flags, words, averaged, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  np.savez('statistics.npz', mu=np.zeros(64), sigma=np.eye(64))
   run = shutil.copytree(averaged, tmp_path / 'run')
-  fields = typed(f'{flags} evaluation.features=pixels')
+  own = '' if 'fd.features' in flags else 'evaluation.features=pixels'
+  fields = typed(f'{flags} {own}')
   opened = Run(Run.open(of_run(run, **fields), RunFolder.at(run)).model, {*fields})
   assert words in refused('', explain.main, opened)

@@ -33,6 +33,10 @@ def fields_of(changed):
   return {**changed.flat, **FACTS}
 
 
+def compare(one, fields, own=()):
+  return bands.compare(one, fields, [], dict(own))
+
+
 @pytest.fixture
 def band(tmp_path):
   """Writes the band of five runs of `config`, and returns its path."""
@@ -46,7 +50,7 @@ def band(tmp_path):
     lines += [{'step': 6, 'test_loss': 0.1}] * (seed != 3)  # the fourth ended early
     run.metrics.write_text(''.join(map(summed_line, lines)))
     sessions.write_start(run, 0, 10)
-    sessions.write_end(run, 4, 60.0 + seed)
+    sessions.write_end(run, 4, 4, 60.0 + seed)
     runs.append(run)
   write_summed(tmp_path / bands.FILE, bands.content_of(runs))
   trust.allow([str(tmp_path / bands.FILE)])
@@ -77,15 +81,43 @@ def test_a_training_that_went_on_after_its_end_is_not_of_a_band(band, tmp_path):
   run = RunFolder.at(tmp_path / '4')
   one = config(**{'training.band': band})
   sessions.write_start(run, 2, 10)
-  sessions.write_end(run, 4)
+  sessions.write_end(run, 3, 4)  # by patience
   runs = [RunFolder.at(tmp_path / str(seed)) for seed in range(5)]
   bands.content_of(runs)
   entries = sessions.read(run)
-  assert bands.compare(one, fields_of(one), entries).band is not None
-  sessions.write_end(run, 3)
+  assert bands.compare(one, fields_of(one), entries, {}).band is not None
+  sessions.write_end(run, 3, 3)
   refused('4 ended at step 3: its learning rate decays again', bands.content_of, runs)
-  found = bands.compare(one, fields_of(one), sessions.read(run))
+  found = bands.compare(one, fields_of(one), sessions.read(run), {})
   assert found.band is None and 'this training ended at step 3' in found.lines[0]
+
+
+def test_trainings_of_other_code_are_not_of_a_band(band, tmp_path):
+  """The user's own modules that the config names; what else was open is not compared."""
+  runs = [RunFolder.at(tmp_path / str(seed)) for seed in range(5)]
+  own = {'my_parts': 'a', 'data.csv': 'x'}
+  for seed, run in enumerate(runs):
+    stored_run(run.path, config(seed=seed, **{'training.log_to': 'my_parts:logger'}))
+    sessions.write_start(run, 2, 10, own | {'data.csv': str(seed)})
+  content = bands.content_of(runs)
+  assert content['code'] == {'my_parts': 'a'}
+  write_summed(Path(band), content)
+  one = config(**{'training.band': band})
+  for code, same in ((own, True), (own | {'my_parts': 'b'}, False), ({}, False)):
+    found = compare(one, fields_of(one) | {'facts.checksum': None, 'facts.examples': None}, code)
+    assert (found.band is not None) == same, found.lines
+  assert found.lines[0].endswith('the code of my_parts has changed')
+  sessions.write_start(runs[3], 2, 10, {'my_parts': 'b'})
+  refused('3 and ', bands.content_of, runs)
+
+
+def test_a_curve_that_a_training_lacks_is_left_out(band, tmp_path):
+  """Such as a score that was not finite in one training."""
+  runs = [RunFolder.at(tmp_path / str(seed)) for seed in range(5)]
+  for i in (0, 3):
+    text = runs[i].metrics.read_text()
+    runs[i].metrics.write_text(text + summed_line({'step': 4, 'fd': 1.0}))
+  assert {*bands.content_of(runs)['curves']} == {'loss', 'test_loss'}
 
 
 def test_a_loss_is_expected_or_said_to_be_outside(band):
@@ -123,7 +155,7 @@ CHANGES = [
 def test_what_differs_is_said_and_other_losses_are_not_compared(changes, compares, said, band):
   of_data = {name: x for name, x in changes.items() if name in FACTS}
   one = config(**{n: x for n, x in changes.items() if n not in FACTS} | {'training.band': band})
-  found = bands.compare(one, fields_of(one) | of_data)
+  found = compare(one, fields_of(one) | of_data)
   assert (found.band is not None) == compares
   assert found.lines[0].startswith(f'band: {band}, 5 trainings')
   assert said in found.lines[-1] and len(found.lines) == 1 + (compares and bool(said))
@@ -134,14 +166,14 @@ def test_what_differs_is_said_and_other_losses_are_not_compared(changes, compare
 def test_many_differences_are_counted(band):
   more = within('optimizer', b1=0.5, b2=0.5, eps=0.5, weight_decay=0.5, learning_rate=0.5)
   one = config(**more, **{'training.band': band})
-  line = bands.compare(one, fields_of(one)).lines[-1]
+  line = compare(one, fields_of(one)).lines[-1]
   assert line.count(' now') == 3 and line.endswith(' and 2 more fields')
 
 
 def test_training_losses_over_other_steps_are_not_compared(band):
   """A line of them is a mean over training.log_every steps; a held-out loss is of one."""
   one = config(**{'training.log_every': 1, 'training.band': band})
-  assert {*bands.compare(one, fields_of(one)).expected(1)} == {'test_loss'}
+  assert {*compare(one, fields_of(one)).expected(1)} == {'test_loss'}
 
 
 def test_a_band_may_lack_a_new_field(band):
@@ -150,9 +182,9 @@ def test_a_band_may_lack_a_new_field(band):
   del content['fields']['optimizer.b2'], content['fields']['conditioning.augment']
   write_summed(path, content)
   one = config(**{'training.band': band})
-  assert len(bands.compare(one, fields_of(one)).lines) == 1
+  assert len(compare(one, fields_of(one)).lines) == 1
   one = config(**{'training.band': band, 'optimizer.b2': 0.5})
-  assert 'optimizer.b2 is 0.999, 0.5 now' in bands.compare(one, fields_of(one)).lines[1]
+  assert 'optimizer.b2 is 0.999, 0.5 now' in compare(one, fields_of(one)).lines[1]
 
 
 def test_a_file_that_is_no_band_is_refused(band, tmp_path):
