@@ -15,6 +15,8 @@ import sys
 from collections.abc import Collection, Iterable
 from typing import Any
 
+import jax
+
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config.schema import Constructor, Contract
 from diffusion_jax.core.arguments import kind_of
@@ -186,7 +188,8 @@ def check_made(path: str, name: str, part: object, contract: Contract) -> None:
   """
   what = f'config.{path}={name!r}: '
   try:
-    value, fits = contract.made(part)
+    with jax.ensure_compile_time_eval():  # It may be made while a network is traced.
+      value, fits = contract.made(part)
   except Exception as error:
     raise UserError(f'{what}{reason_of(error)}{place_of(error)} (docs/parts.md)') from error
   if not fits:

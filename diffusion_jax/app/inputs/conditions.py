@@ -441,12 +441,13 @@ def some_examples(model: Model, n: int, labels: np.ndarray | None) -> np.ndarray
   order = np.random.default_rng(0).permutation(len(source))
   index = np.resize(order, n)
   with from_config('data'):
-    theirs = labels_of(source) if labels is not None else None
-    for label in () if theirs is None else np.unique(labels):
-      own, at = order[theirs[order] == label], labels == label
-      if not len(own):
-        raise UserError(f'no training example has the class {label}')
-      index[at] = np.resize(own, np.count_nonzero(at))
+    theirs = labels_of(source)
+    if labels is not None and theirs is not None:
+      for label in np.unique(labels):
+        own, at = order[theirs[order] == label], labels == label
+        if not len(own):
+          raise UserError(f'no training example has the class {label}')
+        index[at] = np.resize(own, np.count_nonzero(at))
     return model.facts.x.encode(source.read(index)['x'])
 
 

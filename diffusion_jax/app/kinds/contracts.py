@@ -59,8 +59,7 @@ _TIMES = np.array([0.2, 0.7], np.float32)
 def _check_alone(what, function, two):
   # Raises ValueError for a function of two levels or times that is another of each alone.
   def of(*rows):
-    with jax.ensure_compile_time_eval():  # It may be made while a network is traced.
-      values = function(jax.tree.map(lambda x: jnp.broadcast_to(x, 2)[jnp.array(rows)], two))
+    values = function(jax.tree.map(lambda x: jnp.broadcast_to(x, 2)[jnp.array(rows)], two))
     return [np.broadcast_to(x, len(rows)) for x in jax.tree.leaves(values)]
 
   for x, *each in zip(of(0, 1), of(0), of(1), strict=True):

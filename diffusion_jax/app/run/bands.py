@@ -94,7 +94,7 @@ def content_of(runs: Sequence[RunFolder]) -> Json:
   }
 
 
-def check_not_continued(run: RunFolder, num_steps: int) -> None:
+def check_not_continued(run: RunFolder, num_steps: object) -> None:
   """Raises UserError for a training that ended before num_steps, and went on or would."""
   if said := _continued(sessions.read(run), num_steps):
     raise UserError(f'{run} {said}, and those of a band do once: train in another folder')

@@ -172,7 +172,7 @@ READ = {
   'evaluation.reference': (opened('train', 'evaluate'),),
   'sampling.context': (opened('train', 'sample', 'edit', 'evaluate', 'report', 'serve'),),
   'latent.path': (opened('train', 'encode'), 'latent=autoencoder', 'latent.run=runs/a'),
-  'training.band': (lambda c: bands.compare(c, c.flat),),
+  'training.band': (lambda c: bands.compare(c, c.flat, [], {}),),
   'training.teacher': (train,),
   'training.start.run': (train, 'training.start=weights'),
   'latent.run': (train, 'latent=autoencoder'),

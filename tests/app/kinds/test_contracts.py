@@ -13,7 +13,7 @@ from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import trust
-from diffusion_jax.app.kinds import few_steps
+from diffusion_jax.app.kinds import diffusion, few_steps
 from diffusion_jax.app.kinds.choices import TABLES
 from diffusion_jax.app.kinds.diffusion.model import check_levels
 from diffusion_jax.app.kinds.store import KINDS
@@ -203,3 +203,16 @@ def test_a_sampler_keeps_the_shape_of_its_state(key):
       lambda x: dj.sample(key, lambda x, level: dj.Prediction(x), sampler, levels, x),
       jnp.ones((2, 3)),
     )
+
+
+@pytest.mark.parametrize('path, name', [('schedule', 'Schedule'), ('noise_input', 'noise_input')])
+def test_a_part_may_be_made_while_a_network_is_traced(path, name):
+  """As an own objective is, whose parameters follow from its schedule."""
+  trust.allow([f'{TOY}:{name}'])
+  made, contract = found(path, f'{TOY}:{name}', ()), diffusion.SCHEMA.contract(path)
+
+  def traced(x):
+    trust.check_made(path, name, made(), contract)
+    return x
+
+  jax.eval_shape(traced, 1.0)
