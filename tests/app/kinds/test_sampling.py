@@ -67,13 +67,18 @@ def test_a_film_ends_with_the_samples():
   assert jnp.isfinite(frames).all()
 
 
-def test_samples_that_start_at_noised_examples_have_their_law():
+@pytest.mark.parametrize('alpha, sigma', [(0.5**0.5, 0.5**0.5), (1.0, 1.0)])
+def test_samples_that_start_at_noised_examples_have_their_law(alpha, sigma):
   """Of an ODE that starts at an SNR of 1, where noise alone is far from x_t of N(2, 1/16).
 
-  Its solution is m + s (x_t - alpha m) / sqrt(alpha^2 s^2 + sigma^2).
+  Its solution is m + s (x_t - alpha m) / sqrt(alpha^2 s^2 + sigma^2). Noise has the variance
+  alpha^2 + sigma^2.
   """
   schedule, m, s = dj.CosineSchedule(), 2.0, 0.25
-  levels = schedule(np.linspace(0.5, 0.0, 101, dtype=np.float32))
+  t = np.linspace(1.0, 0.0, 101, dtype=np.float32)
+  of_noise = np.sin(0.5 * np.pi * t / 2) * 2**0.5 * sigma
+  of_data = np.cos(0.5 * np.pi * t / 2) if alpha < 1.0 else np.ones_like(t)
+  levels = dj.NoiseLevel(t, of_data.astype(np.float32), of_noise.astype(np.float32))
   data = oracles.gaussian(np.full(1, m), np.full((1, 1), s**2))
   plan = Plan(
     schedule,
@@ -85,9 +90,9 @@ def test_samples_that_start_at_noised_examples_have_their_law():
   keys = jax.random.split(jax.random.key(0), 4000)
   start = m + s * jax.random.normal(jax.random.key(1), (4000, 1))
   draw = jax.jit(plan.from_noise)
-  alpha, sigma = levels.alpha[0], levels.sigma[0]
-  slope = float(s / np.hypot(alpha * s, sigma))
-  for cond, mean, std in (({}, m - slope * float(alpha) * m, slope), ({'start': start}, m, s)):
+  slope = s / np.hypot(alpha * s, sigma)
+  of_prior = m - slope * alpha * m, slope * np.hypot(alpha, sigma)
+  for cond, (mean, std) in (({}, of_prior), ({'start': start}, (m, s))):
     x = draw(keys, cond)
     assert np.mean(x) == pytest.approx(mean, abs=5 * std / 4000**0.5)
     assert np.std(x) == pytest.approx(std, rel=5 / 8000**0.5)
