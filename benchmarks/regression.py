@@ -50,12 +50,9 @@ def scores_of(config: Node, run: Path) -> dict[str, float]:
   cli.start(MODES['train'], config, RunFolder.at(run))
   seconds = time.process_time() - start
   cli.start(MODES['evaluate'], store.of_run(RunFolder.at(run), config, []), RunFolder.at(run))
-  pairs, ode = (
-    json.loads(next(run.glob(f'evaluation/{name}-*/result.json')).read_text())
-    for name in ('pairs', 'ode-test')
-  )
-  scores = {name: score['value'] for name, score in pairs['metrics'].items()}
-  scores |= {'ode': ode['metrics']['ode']['value'], 'seconds': seconds}
+  results = [json.loads(x.read_text()) for x in run.glob('evaluation/*/result.json')]
+  found = {name: x['value'] for result in results for name, x in result['metrics'].items()}
+  scores = {name: found[name] for name in SCORES} | {'seconds': seconds}
   path.write_text(json.dumps(scores))
   return scores
 
