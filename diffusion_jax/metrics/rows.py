@@ -136,7 +136,7 @@ def _boosted(rows, y, sizes, columns, seed=0, is_classifier=True):
   from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
   if is_classifier:
-    classes, index, counts = np.unique(y, return_inverse=True, return_counts=True)
+    _, index, counts = np.unique(y, return_inverse=True, return_counts=True)
     several = counts[index] > 1 if (counts > 1).sum() > 1 else np.full(len(y), True)
     rows, y = rows[several], y[several]
   known = columns[np.isfinite(rows[:, columns]).any(axis=0)]
