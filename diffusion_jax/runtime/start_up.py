@@ -1,6 +1,7 @@
 """The start of a program: its versions, streams, memory, unused devices, and its phases."""
 
 import ctypes
+import functools
 import io
 import os
 import platform
@@ -126,6 +127,10 @@ def keep_freed_memory() -> bool:
   return all([mallopt(*option) for option in options])
 
 
+# Of what this process imports, even if another one is installed later
+_version = functools.cache(metadata.version)
+
+
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
   """Returns the versions of the packages that are installed.
 
@@ -136,7 +141,7 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
   installed = {n: str(x) for n, x in values.items() if x != _SETTINGS[n]}
   for name in packages:
     try:
-      installed[name] = metadata.version(name)
+      installed[name] = _version(name)
     except metadata.PackageNotFoundError:  # Ours may run from a checkout.
       continue
   return installed

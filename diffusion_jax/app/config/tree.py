@@ -104,6 +104,21 @@ class Node(Tree):
     """{'section.field': value}, as `as_json` writes values."""
     return traverse_util.flatten_dict(as_json(self.to_dict()), sep='.')
 
+  @functools.cached_property
+  def default_fields(self) -> Mapping[str, object]:
+    """The defaults of a config's sections, as `flat`, without the names of choices.
+
+    These are the fields of a config with the same choices and nothing else set.
+    """
+
+    def names(section):
+      inner = {n: names(x) for n, x in section.items() if isinstance(x, Node) and n != 'facts'}
+      return inner | ({'name': section['name']} if section.choice else {})
+
+    usual = resolve(names(self), self.schema).flat
+    kept = (n for n in usual if not (n.endswith('.name') or n.startswith('facts.')))
+    return {n: usual[n] for n in kept}
+
   def replace(self, **fields: object) -> 'Node':
     """Returns the section with other values of its fields."""
     return dataclasses.replace(self, _fields={**self, **fields})

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, overrides
-from diffusion_jax.app.config.tree import Node, resolve
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import condition_of, fitting, method_name
 from diffusion_jax.app.kinds import sections
 from diffusion_jax.data.spec import Facts
@@ -84,21 +83,6 @@ def described(facts: Facts) -> str:
   return f'{kind} [{", ".join(map(str, facts.x.shape))}]{more}'
 
 
-def defaults(config: Node) -> Json:
-  """Returns the defaults of a config's sections, as `Node.flat`, without the names.
-
-  These are the fields of a config with the same choices and nothing else set.
-  """
-
-  def names(section):
-    inner = {n: names(x) for n, x in section.items() if isinstance(x, Node) and n != 'facts'}
-    return inner | ({'name': section['name']} if section.choice else {})
-
-  usual = resolve(names(config), config.schema).flat
-  kept = (n for n in usual if not (n.endswith('.name') or n.startswith('facts.')))
-  return {n: usual[n] for n in kept}
-
-
 def set_fields(
   config: Node, workdir: RunFolder | None, fields: Collection[str]
 ) -> Iterator[tuple[str, str]]:
@@ -106,11 +90,11 @@ def set_fields(
   if not fields:
     return
   now, run = config.flat, folder.stored_fields(workdir) if workdir else {}
-  before = {**defaults(config), **run}  # the run may lack a new field
+  before = {**config.default_fields, **run}  # the run may lack a new field
   for field in fields:
     for name, value in now.items():
       is_below = name == field or name.startswith(f'{field}.')
-      # `defaults` lacks the names of choices, which count as unchanged.
+      # `default_fields` lacks the names of choices, which count as unchanged.
       if is_below and value != before.get(name, None if run else value):
         yield name if name == field else name.removesuffix('.name'), overrides.as_text(value)
 

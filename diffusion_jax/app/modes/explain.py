@@ -22,7 +22,7 @@ from diffusion_jax.app.evaluate.cells import Cell
 from diffusion_jax.app.evaluate.metrics_of_data import fewer, is_of
 from diffusion_jax.app.evaluate.scorers import Classes
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.kinds import roles, rules, store
+from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import NOTHING, Model
 from diffusion_jax.app.kinds.sampling import Plan
 from diffusion_jax.app.run import provenance, weights
@@ -259,7 +259,7 @@ def checked(run: Run) -> Cell:
 
   Samples must have the conditions of examples, which those of all sets share.
   """
-  defaults = rules.defaults(run.model.config)
+  defaults = run.model.config.default_fields
   for path in roles.GIVEN:
     value, usual = (overrides.as_text(x) for x in (run.model.config.at(path), defaults[path]))
     if value != usual:

@@ -20,7 +20,7 @@ import diffusion_jax as dj
 from diffusion_jax.app.config import folder, overrides
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.kinds import roles, rules, store
+from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import Frames, Model
 from diffusion_jax.app.run import bands, provenance
 from diffusion_jax.app.run.drawing import (
@@ -165,7 +165,7 @@ def defaults(config: Node) -> dict[str, object]:
   objective = next(iter(config.schema.table('objective')))
   usual = store.completed({'objective': objective}, trusted=False)
   choices = {name: x for name, x in usual.flat.items() if name.endswith('.name')}
-  return {**rules.defaults(config), **choices}
+  return {**config.default_fields, **choices}
 
 
 def trajectory(

@@ -10,7 +10,7 @@ import numpy as np
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds import roles, rules
+from diffusion_jax.app.kinds import roles
 from diffusion_jax.data import reads
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.estimates import prediction_interval
@@ -191,7 +191,7 @@ def compare(
   if not config.training.band:
     return Comparison()
   band, now = read(config.training.band), roles.curve_fields(fields)
-  usual = {name: x for name, x in rules.defaults(config).items() if name in now}
+  usual = {name: x for name, x in config.default_fields.items() if name in now}
   before = usual | band.fields  # the band may lack a new field
 
   def differ(decides):

@@ -18,7 +18,7 @@ import numpy as np
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, overrides, trust
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds import roles, rules, store
+from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.sampling import ALIASES
 from diffusion_jax.app.run.weights import Run
@@ -167,7 +167,7 @@ def name_of_edit(model: Model) -> str:
   edit = model.config.edit
   fields = folder.flat({'edit': folder.plain(edit.without_folders())})
   del fields['edit.name'], fields['edit.output']
-  defaults = rules.defaults(model.config)  # without the names of choices
+  defaults = model.config.default_fields  # without the names of choices
   changes = {n: x for n, x in fields.items() if x != defaults.get(n)}
   return _named(edit.name, changes | _sampled_by(model))
 
@@ -175,7 +175,7 @@ def name_of_edit(model: Model) -> str:
 def _sampled_by(model):
   # Returns the fields of sampling that differ from the run's config.
   stored = folder.stored_fields(model.run)
-  defaults, changes = rules.defaults(model.config), {}
+  defaults, changes = model.config.default_fields, {}
   for field, value in model.config.flat.items():
     if field == 'sampling.profile':
       continue
