@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -137,10 +138,10 @@ TAKEN = {
 }
 TABLES = 'label', 'text'  # whole numbers
 LABELLED = Inputs(num_classes=2)
+OTHER_PARTS: Any = {'positions': 'learned', 'qk_norm': True, 'text_attention': 'cross'}
+OTHER_PARTS |= {'class_tokens': 2}
 ALL = NETWORKS | {
-  'learned': lambda **k: DiT(4, 1, 1, positions='learned', qk_norm=True, **k),
-  'cross': lambda **k: DiT(4, 1, 1, text_attention='cross', **k),
-  'class_tokens': lambda **k: DiT(4, 1, 1, class_tokens=2, **{'inputs': LABELLED} | k),
+  'others': lambda **k: DiT(4, 1, 1, **OTHER_PARTS | {'inputs': LABELLED} | k),
 }
 
 
