@@ -75,7 +75,8 @@ def draw_states(key: Key, probs: Array) -> Array:
   uniform = coarse + fine * 2.0**-23  # the resolution near 0 is 2^-46
   drawn = jnp.zeros(total.shape, int)
   for i, pair in enumerate(reversed(pairs)):
-    at = jnp.take_along_axis(pair, drawn[..., None, None], axis=-2)[..., 0, :]
+    index = drawn[..., None, None]
+    at = jnp.take_along_axis(pair, index, axis=-2, mode='promise_in_bounds')[..., 0, :]
     # The smaller part is compared, whose digits are exact.
     is_small = uniform[..., i] * jnp.sum(at, -1) < jnp.min(at, -1)
     drawn = 2 * drawn + (is_small == (at[..., 1] < at[..., 0]))

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from diffusion_jax.core.arguments import (
   check_same_shape,
@@ -36,8 +38,16 @@ Array = jax.Array
 @checked
 def prior_sample_states(key: Key, shape: Shape, process: StateProcess) -> Array:
   """Draws x_T from the prior, integers of `shape`, [B, ...]; key: [] or [B]."""
+  if process.mask is not None and _is_certain(process.prior, process.mask):
+    of_rows = draw_uniform(key, jnp.zeros(shape[:1]))  # says where rows are, and is not computed
+    masked = jnp.full(shape, process.mask, int)
+    return jnp.where(expand_to(of_rows, masked) < 2.0, masked, masked)
   prior = jax.lax.optimization_barrier(process.prior)  # XLA would fold it
   return draw_states(key, jnp.broadcast_to(prior, (*shape, len(prior))))
+
+
+def _is_certain(prior, state):
+  return not isinstance(prior, Tracer) and np.asarray(prior)[state] == 1.0
 
 
 @declares(

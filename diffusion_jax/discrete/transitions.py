@@ -213,7 +213,9 @@ def masking_process(num_values: Size) -> ReplacementProcess:
   networks return K = num_values + 1 logits. It is the process of MD4 and MDLM,
   and D3PM's absorbing one (A.2.2).
   """
-  return ReplacementProcess(jax.nn.one_hot(num_values, num_values + 1), num_values)
+  with jax.ensure_compile_time_eval():  # `prior_sample_states` knows that nothing is drawn
+    prior = jnp.asarray(np.eye(num_values + 1, dtype=np.float32)[num_values])
+  return ReplacementProcess(prior, num_values)
 
 
 @checked

@@ -58,6 +58,18 @@ def check_law(shares, expected):
   assert_allclose(expected.sum(), 1.0, rtol=1e-6)
 
 
+def test_noise_that_is_not_always_masked_is_drawn(key):
+  """The masked state alone needs no draw; keys that do not fit are refused all the same."""
+  half = dj.ReplacementProcess(jnp.array([0.5, 0.0, 0.5]), 2)
+  x = np.asarray(dj.prior_sample_states(key, (2000, 1), half))
+  assert {*x.flat} == {0, 2} and abs(np.mean(x == 2) - 0.5) < 4.5 * 0.5 / 2000**0.5
+  masked = dj.masking_process(2)
+  keys = jax.random.split(key, 3)
+  assert_array_equal(dj.prior_sample_states(keys, (3, 4), masked), np.full((3, 4), 2))
+  with pytest.raises(ValueError, match='keys'):
+    dj.prior_sample_states(keys, (2, 4), masked)
+
+
 # tests/papers has a step of 'uniform'.
 @pytest.mark.parametrize('name', [slow('uniform'), 'masking', 'gaussian'])
 def test_ancestral_samples_have_the_law_of_the_oracle(name):
