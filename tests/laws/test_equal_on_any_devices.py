@@ -33,6 +33,7 @@ from tests.rows import slow
 
 ROOT = Path(__file__).parents[2]
 STEPS = 3
+ADAM, _ = optimizer.optimizer_and_rate(10, clip_norm=0.1)
 NETWORKS = {
   'mlp': MLP(16, 1, out_channels=1),
   'dit': DiT(16, 1, 2, out_channels=1),
@@ -49,7 +50,7 @@ NETWORKS = {
 }
 
 
-def trained(name, count, fixed_parts):
+def trained(name, count, fixed_parts, rule=ADAM):
   """Returns the state and the metrics after steps on `count` devices."""
   network, mesh = NETWORKS[name], sharding.make_mesh(count, 1)
   valid = name == 'lengths'  # of the rows of an image
@@ -66,11 +67,10 @@ def trained(name, count, fixed_parts):
   x = rng.standard_normal((16, 8, 8, 1), np.float32)
   shapes = jax.eval_shape(network.init, jax.random.key(0), x[:1], np.zeros(1, np.float32))['params']
   params = jax.tree.map(lambda a: 0.1 * rng.standard_normal(a.shape, np.float32), shapes)
-  adam, _ = optimizer.optimizer_and_rate(10, clip_norm=0.1)
-  state = jax.jit(lambda params: init_state(params, adam))({'network': params})
+  state = jax.jit(lambda params: init_state(params, rule))({'network': params})
   state = jax.device_put(state, sharding.replicated(mesh))
   step = make_train_step(
-    objective, adam, optimizer.ema_decay(0.9), fixed_parts=fixed_parts, skip_nonfinite=True
+    objective, rule, optimizer.ema_decay(0.9), fixed_parts=fixed_parts, skip_nonfinite=True
   )
   step = jax.jit(sharding.on_mesh(mesh, step), compiler_options=options(mesh, 'fast'))
   lengths = {'valid': np.arange(8) < rng.integers(1, 5, (16, 1)) * 2} if valid else {}
