@@ -194,7 +194,7 @@ def test_arguments_are_named_where_a_function_is_called():
   """
   bags, places = [], ('diffusion_jax', 'tests', 'examples', 'configs')
   for path in (path for place in places for path in (ROOT / place).rglob('*.py')):
-    splats = [node.value.lineno for node in nodes_of(path) if _is_splat(node)]
+    splats = [line for node in nodes_of(path) for line in _splat(node)]
     for function in nodes_of(path):
       if isinstance(function, ast.FunctionDef) and any(
         function.lineno <= line <= (function.end_lineno or 0) for line in splats
@@ -245,8 +245,10 @@ def _calls_with_bags(function):
             yield node
 
 
-def _is_splat(node):
-  return isinstance(node, ast.Starred) or isinstance(node, ast.keyword) and node.arg is None
+def _splat(node):
+  # Yields the line of a splat.
+  if isinstance(node, ast.Starred) or isinstance(node, ast.keyword) and node.arg is None:
+    yield node.value.lineno
 
 
 def _is_bag(value):

@@ -134,8 +134,8 @@ def traced_once(method):
   return traced
 
 
-Model.shapes = traced_once(Model.shapes)
-ConfiguredAutoencoder.latent_shape = traced_once(ConfiguredAutoencoder.latent_shape)
+for _class, _name in (Model, 'shapes'), (ConfiguredAutoencoder, 'latent_shape'):
+  setattr(_class, _name, traced_once(getattr(_class, _name)))
 for _name in ('jit_step', 'state_maker'):
   setattr(setup, _name, once(getattr(setup, _name)))
 
