@@ -214,7 +214,7 @@ def masking_process(num_values: Size) -> ReplacementProcess:
   and D3PM's absorbing one (A.2.2).
   """
   with jax.ensure_compile_time_eval():  # `prior_sample_states` knows that nothing is drawn
-    prior = jnp.asarray(np.eye(num_values + 1, dtype=np.float32)[num_values])
+    prior = jnp.asarray(np.arange(num_values + 1) == num_values, jnp.float32)
   return ReplacementProcess(prior, num_values)
 
 

@@ -1,5 +1,7 @@
 """Processes on states against their matrices, multiplied out in float64."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,6 +69,16 @@ def test_the_gaussian_is_the_papers():
   assert_allclose(matrices, gaussian_matrices(5, BETAS), rtol=1e-12)
   # It is doubly stochastic, so the uniform distribution is stationary.
   assert_allclose(np.sum(matrices, axis=1), 1.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize('make', [dj.masking_process, dj.uniform_process])
+def test_a_process_of_many_states_has_no_matrix(make):
+  """A vocabulary has up to 65,536 tokens; a matrix of them has 17 GB."""
+  tracemalloc.start()
+  make(65_536)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 4e6
 
 
 def test_a_time_in_float32_is_the_nearest_step():
