@@ -37,9 +37,12 @@ Array = jax.Array
 
 @checked
 def prior_sample_states(key: Key, shape: Shape, process: StateProcess) -> Array:
-  """Draws x_T from the prior, integers of `shape`, [B, ...]; key: [] or [B]."""
+  """Draws x_T from the prior, integers of `shape`, [B, ...]; key: [] or [B].
+
+  A prior that is the masked state alone needs no random numbers.
+  """
   if process.mask is not None and _is_certain(process.prior, process.mask):
-    of_rows = draw_uniform(key, jnp.zeros(shape[:1]))  # says where rows are, and is not computed
+    of_rows = draw_uniform(key, jnp.zeros(shape[:1]))  # only the devices of its rows are used
     masked = jnp.full(shape, process.mask, int)
     return jnp.where(expand_to(of_rows, masked) < 2.0, masked, masked)
   prior = jax.lax.optimization_barrier(process.prior)  # XLA would fold it

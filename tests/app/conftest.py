@@ -21,7 +21,6 @@ from diffusion_jax.app import cli, modes
 from diffusion_jax.app.config import experiments, folder, trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import roles, store
-from diffusion_jax.app.kinds.autoencoders.model import ConfiguredAutoencoder
 from diffusion_jax.app.kinds.model import IDENTITY, Model, make_mesh
 from diffusion_jax.app.run import drawing, weights
 from diffusion_jax.app.run.drawing import generate
@@ -112,30 +111,6 @@ def once(function):
   return shared
 
 
-def traced_once(method):
-  """Makes a method that traces the first parameters return one result to equal models.
-
-  Models of adapters, of other runs' latents, and of modules that a test writes have their own.
-  """
-  found = {}
-
-  @functools.wraps(method)
-  def traced(model):
-    fields = fields_of(model.config, ('training', 'sampling', 'evaluation', 'optimizer', 'seed'))
-    own = [x for x in fields.values() if isinstance(x, str) and ':' in x]
-    others = model.config.at('training.start'), model.config.at('latent')
-    if any(others) or not all(x.startswith('tests.') for x in own):
-      return method(model)
-    key = json.dumps(fields), str(facts_of(model)), str(model.init.__qualname__)
-    if key not in found:
-      found[key] = method(model)
-    return found[key]
-
-  return traced
-
-
-for _class, _name in (Model, 'shapes'), (ConfiguredAutoencoder, 'latent_shape'):
-  setattr(_class, _name, traced_once(getattr(_class, _name)))
 for _name in ('jit_step', 'state_maker'):
   setattr(setup, _name, once(getattr(setup, _name)))
 

@@ -90,15 +90,7 @@ def start(name, num_steps=None):
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  made = {}
-
-  def source(config, split):  # once for all parts of the program, and for any length
-    key = config.data, config.at('conditioning'), config.at('network'), split
-    if (of := repr(key)) not in made:
-      made[of] = faked(config, split)
-    return made[of]
-
-  monkeypatch.setattr(datasets, '_source', source)
+  monkeypatch.setattr(datasets, '_source', faked)
 
 
 def without_shapes(model, mesh):
