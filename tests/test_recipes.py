@@ -10,17 +10,14 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.kinds import choices, store
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import setup
-from diffusion_jax.data.sources import pictures
-from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training import optimizer
 from diffusion_jax.training.objectives import Context
 from tests.app.config.test_overrides import ALL
-from tests.app.conftest import SMALL as SMALL_NETWORK, read
+from tests.app.conftest import read
 from tests.core import test_schedules as marginals
 from tests.interop.test_reader import CIFAR10, make, of_edm
 from tests.transcribed import transcribes
@@ -66,9 +63,6 @@ def optimizer_of(config):
 
 
 BUILT = [f'{name}:{variant}' if variant else name for name, variant in ALL]
-TRAINED = [
-  name for name in BUILT if read(name).data is not None and read(name).get('latent') is None
-]
 assert {*SIZES, *RELEASES} <= {*BUILT}
 
 
@@ -81,84 +75,6 @@ def test_the_network_of_a_published_recipe_has_its_size(name):
 def test_the_network_of_a_published_recipe_is_that_of_the_release(name):
   release, changes = RELEASES[name]
   assert model_of(name).noisy.network == release.network.clone(**changes)
-
-
-trust.allow([SMALL_NETWORK])
-# Other tests trace networks at their own sizes.
-SMALL = {'multipliers': '1', 'num_blocks': '1', 'attention_resolutions': ''}
-
-
-def kind(name):
-  """Returns the fields that decide which code a loss runs."""
-  c = read(name)
-  conditioning = c.get('conditioning') or {}
-  given = [bool(conditioning.get(x)) for x in ('image', 'text')]
-  return c.network.name, c.objective.name, *given
-
-
-# The smallest networks come first: `pytest` runs each network, and each
-# objective with each kind of condition, once.
-TRAINED.sort(key=lambda name: not name.startswith('digits'))
-FIRSTS, KINDS = {}, set()
-for _name in TRAINED:
-  _network, *_rest = kind(_name)
-  if not {_network, tuple(_rest)} <= KINDS:
-    # A config whose network was in an earlier one is tried with a smaller network,
-    # unless its condition is text.
-    has_levels = read(_name).at('objective.levels') is not None  # which the small one has not
-    FIRSTS[_name] = _network in KINDS and not _rest[-1] and not has_levels
-    KINDS |= {_network, tuple(_rest)}
-
-
-UNREAD = {
-  'folder': pictures((64, 64, 3)),
-  'npz': Facts(
-    ArraySpec((2,), 0, 2 * (0.0,), 2 * (1.0,)), 0, ArraySpec((3,), 0, 3 * (0.0,), 3 * (1.0,))
-  ),
-  'binarized': Facts(ArraySpec((28, 28, 1), 2), 10),  # of MNIST
-}
-
-
-@pytest.mark.parametrize('name', FIRSTS)
-def test_the_loss_of_each_kind_of_config_traces(name, tmp_path, monkeypatch):
-  """tests/laws/test_shipped_starts.py traces the steps of all configs, slowly."""
-  monkeypatch.chdir(tmp_path)
-  config, frozen = read(name), None
-  if FIRSTS[name]:
-    config = store.with_flags(config, [('network', SMALL_NETWORK)])
-  else:
-    flags = [(f'network.{field}', x) for field, x in SMALL.items() if field in config.network]
-    config = store.with_flags(config, flags)
-  if config.training.teacher:  # Its config is enough here.
-    teacher = store.with_flags(read('digits_flow:unscaled'), [('network', SMALL_NETWORK)])
-    teacher = make_model(teacher, RunFolder.at('x'))
-    (tmp_path / 'teacher').mkdir()
-    folder.write_config(RunFolder.at(tmp_path / 'teacher'), teacher.config, teacher.facts)
-    run = str(tmp_path / 'teacher')
-    config = store.with_flags(config, [('training.teacher', run)])
-    frozen = {'teacher': teacher.shapes()}
-  if config.data.name in UNREAD:  # Others state their facts.
-    facts = UNREAD[config.data.name].as_json()
-    config = store.completed(config.to_dict() | {'facts': facts})
-  model: Any = make_model(config, RunFolder.at(tmp_path))
-  params, objective = model.shapes(), model.objective()
-  shape = (2, *model.facts.x.shape)
-  batch = {
-    'x': jax.ShapeDtypeStruct(shape, jnp.float32),
-    'label': jax.ShapeDtypeStruct((2,), jnp.int32),
-    'text': jax.ShapeDtypeStruct((2, 9), jnp.int32),
-    'text_mask': jax.ShapeDtypeStruct((2, 9), bool),
-  }
-  if (context := model.facts.context) is not None:
-    batch['context'] = jax.ShapeDtypeStruct((2, *context.shape), jnp.float32)
-  context = Context(state=objective.init())
-  if frozen:
-    context = context._replace(frozen=frozen)
-  loss, _ = jax.eval_shape(objective, params, context, jax.random.key(0), batch)
-  assert loss.shape == ()
-  if not name.endswith(':inpainting'):  # JAX refuses keys in a vmapped switch.
-    with jax.debug_key_reuse(True):
-      jax.eval_shape(objective.draw, jax.random.key(0), batch, context)
 
 
 def cosine_alpha_bar(num_steps):

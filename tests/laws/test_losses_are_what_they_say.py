@@ -357,6 +357,17 @@ def test_a_constant_loss_prints_its_value(name, constant):
     assert np.isfinite(numbers['loss'])
 
 
+# -- random numbers ------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', rows(OBJECTIVES))
+def test_no_key_is_used_twice(name):
+  objective = OBJECTIVES[name]()
+  context = Context(0, PARAMS, (), objective.init())
+  with jax.debug_key_reuse(True):
+    jax.eval_shape(objective.draw, jax.random.key(0), BATCH, context)
+
+
 # -- a held-out loss -----------------------------------------------------------
 
 
