@@ -11,8 +11,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import diffusion_jax as dj
 
+pytestmark = pytest.mark.sources
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / 'diffusion_jax'
 HEAVY = {

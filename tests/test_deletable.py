@@ -18,6 +18,7 @@ from diffusion_jax.app.kinds import schemas, store
 from tests import deletion
 from tests.test_architecture import ROOT, tracked_files
 
+pytestmark = pytest.mark.sources
 PACKAGE = 'diffusion_jax'
 HEADER = '| to delete | its files, in `diffusion_jax/` or `configs/` | its rows and names in |'
 

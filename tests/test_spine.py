@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.sources
 ROOT = Path(__file__).parent.parent
 # l: tracing the loss of the U-Net enters the file, t: a training with its report, s: its samples.
 FILES = """
