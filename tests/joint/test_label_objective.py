@@ -41,12 +41,12 @@ def test_x_counts_in_the_mean_of_its_numbers():
 
   objective = label_objective.labelled(
     joint.JointNetwork(apply, variables),
-    lambda batch: {'x': batch['x'], 'label': batch['label']},
+    lambda batch: {'x': batch['pictures'], 'label': batch['classes']},
     6,
     clocks=joint.common_clock,
     label_weight=0.5,
   )
-  batch = {'x': jnp.ones((8, 2, 3)), 'label': jnp.arange(8) % 3}
-  _, (metrics, _) = objective({'network': ()}, Context(), jax.random.key(1), batch)
+  batch = {'pictures': jnp.ones((8, 2, 3)), 'classes': jnp.arange(8) % 3}
+  _, (metrics, _) = jax.jit(objective)({'network': ()}, Context(), jax.random.key(1), batch)
   found = {name: float(x.total / x.count) for name, x in metrics.items()}
   assert_allclose(found['loss'], found['loss_x'] / 6 + 0.5 * found['loss_label'], rtol=1e-5)

@@ -1,7 +1,5 @@
 """The loss of several variables is the sum of theirs, where they have one."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import diffusion_jax as dj
 from diffusion_jax import joint
 from diffusion_jax.training.objectives import Context
-from tests.rows import normal, slow
+from tests.rows import normal
 from tests.transcribed import transcribes
 
 COSINE, MASKED = dj.CosineSchedule(), dj.PolynomialMasking()
@@ -40,28 +38,16 @@ def apply(params, x, noise, cond, *, key=None):
 
 
 NETWORK = joint.JointNetwork(apply, VARIABLES)
-CLOCKS = {
-  'common': joint.common_clock,
-  'own': joint.own_clocks,
-  'held': joint.some_held(joint.own_clocks, 0.7, 0.4),
-}
+OBJECTIVE = joint.denoising(
+  NETWORK, clocks=joint.some_held(joint.own_clocks, 0.7, 0.4), weights={'x': 0.5, 'c': 2.0}
+)
 
 
-@functools.cache
-def made(clocks, weighted=True):
-  weights = {'x': 0.5, 'c': 2.0} if weighted else None
-  return joint.denoising(NETWORK, clocks=CLOCKS[clocks], weights=weights)
-
-
-@functools.cache
-def program(clocks):
-  def run(params, key, batch):
-    objective = made(clocks)
-    inputs, keys = objective.draw(key, batch, Context())
-    of = lambda p: objective.loss({'network': p}, Context(), inputs, keys)
-    return inputs, *jax.value_and_grad(of, has_aux=True)(params)
-
-  return jax.jit(run)
+@jax.jit
+def run(params, key, batch):
+  inputs, keys = OBJECTIVE.draw(key, batch, Context())
+  of = lambda p: OBJECTIVE.loss({'network': p}, Context(), inputs, keys)
+  return inputs, *jax.value_and_grad(of, has_aux=True)(params)
 
 
 def of_hand(inputs, name, params=0.3):
@@ -80,11 +66,9 @@ def of_hand(inputs, name, params=0.3):
   return error.reshape(*level.t.shape, -1).sum(-1)
 
 
-# The clocks that are held are own clocks, and the common one has its law below.
-@pytest.mark.parametrize('clocks', ['held', *map(slow, ('common', 'own'))])
 @pytest.mark.parametrize('batch', [BATCH, MISSING], ids=['whole', 'missing'])
-def test_the_loss_is_the_weighted_sum_of_what_counts(clocks, batch):
-  inputs, (loss, (metrics, _)), gradient = program(clocks)(0.3, jax.random.key(1), batch)
+def test_the_loss_is_the_weighted_sum_of_what_counts(batch):
+  inputs, (loss, (metrics, _)), gradient = run(0.3, jax.random.key(1), batch)
   total = 0.0
   for name, weight in {'x': 0.5, 'y': 1.0, 'c': 2.0}.items():
     losses = np.where(inputs.counts[name], of_hand(inputs, name), 0.0)
@@ -98,8 +82,8 @@ def test_the_loss_is_the_weighted_sum_of_what_counts(clocks, batch):
 
 def test_what_is_not_known_has_no_loss_and_is_at_noise():
   """Its x_t is of the prior, whatever stands in its place."""
-  inputs, _, _ = program('held')(0.3, jax.random.key(1), MISSING)
-  whole, _, _ = program('held')(0.3, jax.random.key(1), BATCH)
+  inputs, _, _ = run(0.3, jax.random.key(1), MISSING)
+  whole, _, _ = run(0.3, jax.random.key(1), BATCH)
   missing = {'x': np.isnan(MISSING['x']), 'y': np.isnan(MISSING['y']).any(1), 'c': MISSING['c'] < 0}
   for name, gone in missing.items():
     assert gone.any() and not (inputs.counts[name] & gone).any()
@@ -109,12 +93,12 @@ def test_what_is_not_known_has_no_loss_and_is_at_noise():
   assert (inputs.xt['c'][missing['c']] == 3).all()
   rest = missing['y'][:, None] & ~np.isnan(MISSING['y'])
   shifted = {**MISSING, 'y': np.where(rest, 9.0, MISSING['y'])}
-  other, _, _ = program('held')(0.3, jax.random.key(1), shifted)
+  other, _, _ = run(0.3, jax.random.key(1), shifted)
   assert_array_equal(inputs.xt['y'], other.xt['y'])
 
 
 def test_a_variable_that_is_given_is_clean_data():
-  inputs, _, _ = program('held')(0.3, jax.random.key(4), BATCH)
+  inputs, _, _ = run(0.3, jax.random.key(4), BATCH)
   every = {name: np.asarray(inputs.level[name].sigma) == 0.0 for name in VARIABLES}
   assert np.concatenate([clean.ravel() for clean in every.values()]).any()
   for name, clean in every.items():
@@ -160,10 +144,4 @@ def test_names_that_do_not_fit_are_refused():
   with pytest.raises(ValueError, match=r"weights are of \['z'\]"):
     joint.denoising(NETWORK, weights={'z': 1.0})
   with pytest.raises(ValueError, match=r"not the variables \['c'\]"):
-    made('common').draw(jax.random.key(0), {'x': BATCH['x'], 'y': BATCH['y']}, Context())
-
-
-def test_arrays_are_taken_from_a_batch():
-  objective = joint.denoising(NETWORK, arrays=lambda batch: batch['columns'])
-  inputs, _ = jax.jit(objective.draw)(jax.random.key(0), {'columns': BATCH}, Context())
-  assert_array_equal(inputs.x0['c'], BATCH['c'])
+    OBJECTIVE.draw(jax.random.key(0), {'x': BATCH['x'], 'y': BATCH['y']}, Context())

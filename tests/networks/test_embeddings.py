@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from numpy.testing import assert_allclose, assert_array_equal
 
-from diffusion_jax.networks.embeddings import LabelEmbedding, fourier_features, of_step, sinusoidal
+from diffusion_jax.networks.embeddings import LabelEmbedding, of_step, sinusoidal
 from diffusion_jax.networks.inputs import Inputs
 from tests.networks.literal import dense, random_params, randomised, swish, taken
 from tests.networks.test_options import NETWORKS
@@ -27,17 +27,6 @@ def test_sinusoids_literally(kind, features):
   expected = np.pad(expected, ((0, 0), (0, features % 2)))
   found = jax.jit(lambda t: sinusoidal(t, features, kind=kind))(t)
   assert_allclose(found, expected, atol=1e-4)
-
-
-def test_fourier_features_literally(rng):
-  """recipes 4: frequencies 2^6 and 2^7 times 2 pi, sines and cosines, and z."""
-  z = 3.0 * rng.standard_normal((2, 3, 3, 2), np.float32)
-  found = jax.jit(fourier_features)(z)
-  assert found.shape == (2, 3, 3, 10)
-  z = np.asarray(z, np.float64)
-  angles = np.concatenate([2 * np.pi * 2.0**k * z for k in (6, 7)], axis=-1)
-  expected = np.concatenate([z, np.sin(angles), np.cos(angles)], axis=-1)
-  assert_allclose(found, expected, atol=2e-6)
 
 
 @pytest.fixture(scope='module')

@@ -66,10 +66,9 @@ def test_the_levels_of_numbers_are_side_by_side():
   assert_allclose(first, h, atol=1e-6)
 
 
-@pytest.mark.parametrize('sides', [(), (4, 3)])
-def test_an_array_is_flattened(sides):
+def test_an_array_is_flattened():
   network = MLP(8, 1, out_channels=4)
-  x = vectors(*sides, 2)
+  x = vectors(4, 3, 2)
 
   @jax.jit
   def both(params):
@@ -78,7 +77,7 @@ def test_an_array_is_flattened(sides):
     return found, flat.apply({'params': params}, x.reshape(3, -1), NOISE)
 
   found, flat = jax.device_get(both(small_params(network, x, NOISE)))
-  assert found.shape == (3, *sides, 4) and np.abs(found).max() > 0.1
+  assert found.shape == (3, 4, 3, 4) and np.abs(found).max() > 0.1
   assert_array_equal(found, flat.reshape(found.shape))
 
 

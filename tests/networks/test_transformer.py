@@ -120,27 +120,6 @@ def agrees(network, params, found, kept=None, noise=NOISE):
   assert np.abs(found - expected).max() < 3e-6 * np.abs(expected).max()
 
 
-@transcribes('DiT (Peebles & Xie 2023); JiT (Li & He 2025)', "DiT's network")
-@transcribes(
-  'ResFormer (Zhou et al. 2025)',
-  'V′_n = λ_1 V_1 + λ_2 V_n',
-  '`networks.transformer_block.Block`',
-)
-@pytest.mark.parametrize(
-  'options',
-  [
-    slow({'class_tokens_at': 1}),  # the next one has registers in addition
-    {'class_tokens_at': 1, 'registers': 3},
-    {'value_residual': True, 'registers': 1, 'num_blocks': 3},
-  ],
-)
-def test_the_whole_network_of_jit(options):
-  """tests/interop/test_diffusers.py compares Peebles & Xie's network."""
-  network = DiT(**TINY | LABELLED | JIT | {'bottleneck': 3} | options)
-  params = small_params(network, images(), NOISE, LABEL)
-  agrees(network, params, applied(network)({'params': params}, images(), NOISE, LABEL))
-
-
 ROWS = np.repeat(np.array([[0.3, 0.9], [0.7, 0.0]], np.float32), 2, axis=1)
 OPTIONS = {
   'registers': {'class_tokens_at': 1, 'registers': 3},
@@ -148,12 +127,23 @@ OPTIONS = {
 }
 
 
+@transcribes('DiT (Peebles & Xie 2023); JiT (Li & He 2025)', "DiT's network")
+@transcribes(
+  'ResFormer (Zhou et al. 2025)',
+  'V′_n = λ_1 V_1 + λ_2 V_n',
+  '`networks.transformer_block.Block`',
+)
 @pytest.mark.parametrize('options', OPTIONS.values(), ids=OPTIONS)
-def test_each_token_is_conditioned_by_its_own_level(options):
+def test_the_whole_network_of_jit(options):
+  """With a level for an example, and for each token.
+
+  tests/interop/test_diffusers.py compares Peebles & Xie's network.
+  """
   network = DiT(**TINY | LABELLED | JIT | {'bottleneck': 3} | options)
   params = small_params(network, images(), NOISE, LABEL)
-  found = applied(network)({'params': params}, images(), ROWS, LABEL)
-  agrees(network, params, found, noise=ROWS)
+  for noise in NOISE, ROWS:
+    found = applied(network)({'params': params}, images(), noise, LABEL)
+    agrees(network, params, found, noise=noise)
 
 
 WORDS: Any = {'context': (5, 3), 'context_encoder': ContextEncoder('words')}
@@ -246,20 +236,31 @@ def test_routed_patches_pass_by_the_blocks_between_the_ends(key):
   agrees(network, variables['params'], applied(network)(variables, images(), NOISE, LABEL))
 
 
-def test_registers_and_values_begin_as_published(key):
-  """Registers at random, of deviation 0.02; each value is the mean of two."""
-  network = DiT(64, 3, 2, registers=50, value_residual=True)
+def test_parameters_begin_as_published(key):
+  """The output and the modulations begin at 0, and each value as the mean of two.
+
+  Registers, labels and both layers of the noise have the deviation 0.02.
+  """
+  inputs = Inputs(num_classes=100)
+  network = DiT(64, 3, 2, registers=50, value_residual=True, inputs=inputs, **JIT)
 
   @jax.jit
   def parts(key):  # without what other parameters need
-    p = network.init(key, images(channels=3), NOISE)['params']
-    assert 'value_weights' not in block_params(p, 0)
-    return p['registers'], [block_params(p, i)['value_weights'] for i in (1, 2)]
+    p = network.init(key, images(channels=3), NOISE, LABEL)['params']
+    first, *others = blocks = [block_params(p, i) for i in range(3)]
+    assert 'value_weights' not in first
+    zero = p['patch_out'], [block['modulation'] for block in blocks]
+    small = [p['registers'], p['label_embedding']['table']['embedding']]
+    small += [p[f'noise_dense_{i}']['kernel'] for i in (1, 2)]
+    return zero, [block['value_weights'] for block in others], small, first['qkv']['kernel']
 
-  registers, weights = jax.device_get(parts(key))
-  assert abs(np.std(registers) / 0.02 - 1) < 4.5 / np.sqrt(2 * 50 * 64)
-  for weight in weights:
-    assert_array_equal(weight, 0.5)
+  zero, weights, small, qkv = jax.device_get(parts(key))
+  jax.tree.map(lambda a: assert_array_equal(a, 0.0), zero)
+  assert_array_equal(weights, np.full((2, 2), 0.5))
+  for a in small:
+    # the relative error of a deviation of n numbers is 1 / sqrt(2 n)
+    assert abs(np.std(a) / 0.02 - 1) < 4.5 / np.sqrt(2 * a.size)
+  assert np.std(qkv) > 0.05  # the others are not 0
 
 
 def test_what_is_set_aside_is_drawn_evenly(key):
@@ -280,47 +281,13 @@ def test_one_patch_at_least_stays_and_one_does_not(key, share, aside):
   assert route.aside.shape == (1, aside) and route.kept.shape == (1, 8 - aside)
 
 
-def test_no_routing_has_the_same_parameters():
-  """A run may continue without it."""
-  first, second = (
-    shapes(DiT(**TINY | {'num_blocks': 4}, routing=share, routing_ends=1)) for share in (0.0, 0.5)
-  )
-  assert jax.tree.structure(first) == jax.tree.structure(second)
-
-
-def test_the_output_begins_at_zero(key):
-  """The output layer and the modulations begin at 0, and the other layers at random."""
-  network = DiT(**TINY, **JIT, **LABELLED)
-
-  @jax.jit
-  def layers(key):
-    p = network.init(key, images(), NOISE, LABEL)['params']
-    blocks = [block_params(p, i) for i in range(network.num_blocks)]
-    kernels = [(b['modulation']['kernel'], b['qkv']['kernel']) for b in blocks]
-    return p['patch_out'], kernels
-
-  patch_out, kernels = jax.device_get(layers(key))
-  for leaf in jax.tree.leaves(patch_out):
-    assert_array_equal(leaf, 0.0)
-  for modulation, qkv in kernels:
-    assert_array_equal(modulation, 0.0)
-    assert np.std(qkv) > 0.1  # the others are not 0
-
-
-def test_initial_deviations_of_embeddings(key):
-  """The deviation is 0.02 for labels and both layers of the noise."""
-  network = DiT(64, 1, 2, inputs=Inputs(num_classes=100))
-  cond = {'label': np.zeros(2, int)}
-
-  @jax.jit
-  def embeddings(key):
-    p = network.init(key, images(channels=3), NOISE, cond)['params']
-    kernels = [p[f'noise_dense_{i}']['kernel'] for i in (1, 2)]
-    return *kernels, p['label_embedding']['table']['embedding']
-
-  for a in jax.device_get(embeddings(key)):
-    # the relative error of a deviation of n numbers is 1 / sqrt(2 n)
-    assert abs(np.std(a) / 0.02 - 1) < 4.5 / np.sqrt(2 * a.size)
+def test_without_routing_or_dropout_there_are_the_same_parameters():
+  """A run may continue without routing, and a test loss sets dropout to 0."""
+  routed, middle = {'num_blocks': 4, 'routing_ends': 1}, {'dropout_blocks': 'middle'}
+  for options, field, value in (routed, 'routing', 0.5), (middle, 'dropout', 0.1):
+    network = DiT(**TINY | options)
+    changed = network.clone(**{field: value})
+    assert jax.tree.structure(shapes(changed)) == jax.tree.structure(shapes(network))
 
 
 def test_without_positions_permuted_patches_give_permuted_outputs():
@@ -374,14 +341,6 @@ def test_dropout_is_in_the_middle_half_alone(key):
   assert change(()) > 0.1
   assert change(('blocks_0', 'blocks_3')) > 0.1
   assert change(('blocks_1',)) == 0.0
-
-
-def test_no_dropout_has_the_same_parameters():
-  """A test loss sets dropout to 0 and needs the same parameters."""
-  first, second = (
-    shapes(DiT(**TINY, dropout=rate, dropout_blocks='middle')) for rate in (0.0, 0.1)
-  )
-  assert jax.tree.structure(first) == jax.tree.structure(second)
 
 
 def test_blocks_are_a_loop_where_that_is_cheaper():
@@ -446,16 +405,15 @@ def test_a_vector_is_a_sequence_of_its_numbers():
     shapes(sequence, (1, 3))
 
 
-# Options of a network, and by how much sequences are padded.
+# tests/laws/test_padding_changes_nothing.py has a network without these options.
 PADDED = {
-  'plain': ({'inputs': Inputs(valid=True)}, (1, 7, 64)),
-  'causal': ({'inputs': Inputs(valid=True), 'causal': 1, 'registers': 2}, (7,)),
-  'words': ({'inputs': Inputs(valid=True, **WORDS), 'value_residual': True}, (7,)),
+  'causal': {'inputs': Inputs(valid=True), 'causal': 1, 'registers': 2},
+  'words': {'inputs': Inputs(valid=True, **WORDS), 'value_residual': True},
 }
 
 
-@pytest.mark.parametrize('options, amounts', PADDED.values(), ids=PADDED)
-def test_padding_by_any_amount_changes_nothing(options, amounts):
+@pytest.mark.parametrize('options', PADDED.values(), ids=PADDED)
+def test_padding_changes_nothing(options):
   """No token sees what pads a sequence, whatever is there."""
   network = DiT(**TINY | {'patch_size': 1, 'positions': 'rotary'} | options)
   rng = np.random.default_rng(0)
@@ -470,11 +428,10 @@ def test_padding_by_any_amount_changes_nothing(options, amounts):
   short = run({'params': params}, x[:, :4], noise, alone)
   assert_allclose(found[1, :4], short[1], rtol=1e-5, atol=1e-6)
   assert np.abs(found[0, :4] - short[0]).max() > (1e-3 if not network.causal else -1.0)
-  for count in amounts:
-    padding = np.full((2, count, 1), 1e3 * np.float32(count))
-    padded = cond | {'valid': np.pad(cond['valid'], ((0, 0), (0, count)))}
-    more = run({'params': params}, np.concatenate([x, padding], axis=1), noise, padded)
-    assert_allclose(np.where(cond['valid'][..., None], more[:, :6] - found, 0.0), 0.0, atol=1e-6)
-    assert np.isfinite(more).all()
+  padded = cond | {'valid': np.pad(cond['valid'], ((0, 0), (0, 7)))}
+  longer = np.concatenate([x, np.full((2, 7, 1), 7e3, np.float32)], axis=1)
+  more = run({'params': params}, longer, noise, padded)
+  assert_allclose(np.where(cond['valid'][..., None], more[:, :6] - found, 0.0), 0.0, atol=1e-6)
+  assert np.isfinite(more).all()
   each = run({'params': params}, x, np.repeat(noise[:, None], 6, axis=1), cond)
   assert_allclose(each, found, rtol=1e-5, atol=1e-6)

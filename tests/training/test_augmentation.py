@@ -196,32 +196,3 @@ def test_changes_are_made_in_their_order(key):
     if c.scale > -1 and abs(c.stretch) < 1.5:
       assert errors.max(initial=0.0) < 0.15, c
   assert checked > 48 * 100
-
-
-COS, SIN, LARGER = np.cos(0.5), np.sin(0.5), 2**0.4
-
-
-@pytest.mark.parametrize('turns', [1, 2, -1])
-def test_a_rotation_by_right_angles_is_rot90(turns):
-  found = changed(angle=turns * np.pi / 2)
-  error = np.abs(found - np.rot90(IMAGE, turns))
-  assert error[MIDDLE, MIDDLE].max() < 0.03
-  assert np.sqrt((error**2).mean()) < 0.04
-
-
-@pytest.mark.parametrize(
-  'changes, where',
-  [
-    ({'scale': 2.0}, lambda x, y: (x / LARGER, y / LARGER)),
-    ({'stretch': 2.0}, lambda x, y: (x / LARGER, y * LARGER)),
-    ({'stretch': 2.0, 'axis': np.pi / 2}, lambda x, y: (x * LARGER, y / LARGER)),
-    ({'angle': 0.5}, lambda x, y: (x * COS - y * SIN, x * SIN + y * COS)),
-    # first shifted, then enlarged
-    ({'scale': 2.0, 'shift': [1.0, 0.0]}, lambda x, y: ((x - 3) / LARGER, y / LARGER)),
-  ],
-)
-def test_the_warps_are_what_they_say(changes, where):
-  found, expected = changed(**changes), picture(*where(*grid()))
-  error = np.abs(found - expected)[MIDDLE, MIDDLE]
-  assert error.max() < 0.05
-  assert np.abs(expected - IMAGE)[MIDDLE, MIDDLE].max() > 0.3

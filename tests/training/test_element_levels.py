@@ -225,26 +225,22 @@ def test_what_pads_an_example_has_no_loss(has_levels, key):
   assert_allclose(mean, each[counted].mean(), rtol=1e-5)
 
 
-def test_a_coupling_refuses_what_pads_an_example(key):
+def test_what_leaves_no_padding_out_refuses_it(key):
   network = Network(
     lambda params, x, noise, cond, *, key=None: x,
     dj.logsnr_input,
     condition=objectives.make_condition(labels=False, valid=True),
   )
-  flow = dj.RectifiedFlowSchedule()
-  loss = objectives.denoising(
-    network, flow, times=dj.uniform_times, coupling=lambda *_: pytest.fail('compared')
+  paired = objectives.denoising(
+    network,
+    dj.RectifiedFlowSchedule(),
+    times=dj.uniform_times,
+    coupling=lambda *_: pytest.fail('compared'),
   )
-  with pytest.raises(ValueError, match='a coupling compares whole examples'):
-    loss.draw(key, {'x': X0, 'valid': VALID}, Context())
-
-
-def test_other_objectives_refuse_what_pads_an_example(key):
-  network = Network(
-    lambda params, x, noise, cond, *, key=None: x,
-    dj.logsnr_input,
-    condition=objectives.make_condition(labels=False, valid=True),
-  )
-  loss = vdm.vdm(network, lambda params: SCHEDULE, num_levels=256)
-  with pytest.raises(ValueError, match='which only `denoising` leaves out'):
-    loss.draw(key, {'x': X0, 'valid': VALID}, Context())
+  other = vdm.vdm(network, lambda params: SCHEDULE, num_levels=256)
+  for loss, words in (
+    (paired, 'a coupling compares whole examples'),
+    (other, 'which only `denoising` leaves out'),
+  ):
+    with pytest.raises(ValueError, match=words):
+      loss.draw(key, {'x': X0, 'valid': VALID}, Context())

@@ -81,11 +81,3 @@ def test_sequences_and_volumes_are_convolved_as_by_xla(sides, stride, padding):
   ours = lambda x, kernel: convolve(x, kernel, stride, padding)
   for a, b in zip(*jax.jit(lambda: (of(ours), of(whole)))(), strict=True):
     assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-
-
-def test_conv_in_bfloat16_has_bfloat16_gradients(key):
-  x = jax.random.normal(key, (2, 4, 4, 3), jnp.bfloat16)
-  kernel = jax.random.normal(key, (3, 3, 3, 2), jnp.bfloat16)
-  loss = lambda x, k: conv2d(x, k, 1, ((1, 1), (1, 1))).sum()
-  for grad in jax.jit(jax.grad(loss, argnums=(0, 1)))(x, kernel):
-    assert grad.dtype == jnp.bfloat16 and np.isfinite(np.float32(grad)).all()
