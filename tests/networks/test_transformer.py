@@ -428,8 +428,10 @@ def test_padding_changes_nothing(options):
   short = run({'params': params}, x[:, :4], noise, alone)
   assert_allclose(found[1, :4], short[1], rtol=1e-5, atol=1e-6)
   assert np.abs(found[0, :4] - short[0]).max() > (1e-3 if not network.causal else -1.0)
+  none = {name: a for name, a in cond.items() if name != 'valid'}
+  assert_allclose(run({'params': params}, x[:, :4], noise, none), short, rtol=1e-5, atol=1e-6)
   padded = cond | {'valid': np.pad(cond['valid'], ((0, 0), (0, 7)))}
-  longer = np.concatenate([x, np.full((2, 7, 1), 7e3, np.float32)], axis=1)
+  longer = np.concatenate([x, np.full((2, 7, 1), np.nan, np.float32)], axis=1)
   more = run({'params': params}, longer, noise, padded)
   assert_allclose(np.where(cond['valid'][..., None], more[:, :6] - found, 0.0), 0.0, atol=1e-6)
   assert np.isfinite(more).all()
