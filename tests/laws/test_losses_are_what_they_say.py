@@ -3,7 +3,7 @@
 A constant loss prints its value in every number, for each objective of the tables. A held-out
 loss of equal weights is one number at any step and with any state, without which
 `checkpoints.best` and `held_out.patience` compare numbers of different losses. It is the loss that
-is trained, after its warm-up.
+is trained, after its warm-up. Its random numbers have a key each.
 
 Planted faults: `by_quarter` whose count is the number of rows; `means` without the weight; a term
 of `hybrid` times its weight; `loss_quarter_k` of `vdm` of the diffusion part; `at_the_end` with the
