@@ -237,6 +237,9 @@ def test_rows_without_a_header_are_read_as_those_of_a_table_without_one(csv):
   spec = read(without).spec
   for text in ('1,x\n2,y\n', rows):
     assert_array_equal(mixed.of_columns(csv(text, 'rows.csv'), spec).x, [[1, 0], [2, 1]])
+  with_gap = read(csv('1,x\n2,\n5,x\n', 'gap.csv'), missing='drawn').spec
+  assert with_gap.names == ('column1', 'column2', 'column2 present')
+  assert_array_equal(mixed.of_columns(csv('4,x\n', 'row.csv'), with_gap).x, [[4, 0, 1]])
   with pytest.raises(ValueError, match="no column 'a'"):
     mixed.of_columns(without, read(csv('a,b\n1,x\n2,y\n', 'named.csv')).spec)
 

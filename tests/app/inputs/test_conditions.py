@@ -144,8 +144,8 @@ def test_a_number_beyond_those_of_the_training_is_said(capsys):
   rows = np.full((2, len(x.names)), np.nan)
   age, _ = x.names.index('age'), capsys.readouterr()
   low, high = x.knots[age][0], x.knots[age][-1]
-  far = f"'age' of row 1 of the context is {high + 9:g}"
-  for number, said in ((low, ''), (high, ''), (high + 9, far)):
+  for number in low, high, low - 9, high + 9:
+    said = '' if low <= number <= high else f"'age' of row 1 of the context is {number:g}"
     rows[1, age] = number
     conditions.warn_if_far(model, conditions.Conditions({}, {'context': rows}, rows[:, 0], rows))
     printed = capsys.readouterr().out
